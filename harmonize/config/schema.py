@@ -1,0 +1,331 @@
+"""Typed schemas of every configuration group; unknown keys and wrong types fail when Hydra composes.
+
+Groups whose keys depend on the choice (dataset, method objectives, optimizer, scheduler, ...) are open
+mappings with a `_target_`; their parameters are checked against the target's signature in
+`harmonize.config.instantiate`, at the same moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class PrefillMode(Enum):
+    """How prefilled views are chosen in training."""
+
+    none = "none"
+    random = "random"
+    worst_of_n = "worst_of_n"
+
+
+class CacheMode(Enum):
+    """What the teacher cache stores: hidden states (exact), top-K' only (bounded), nothing (live teacher)."""
+
+    hidden = "hidden"
+    topk = "topk"
+    none = "none"
+
+
+@dataclass
+class PrefillConfig:
+    """`dataset.prefill`: prefilled views, available to every method alike.
+
+    mode: none, random, or worst_of_n (the candidate under which the current student leaks most).
+    share: Share of a role's rows that are shown prefilled.
+    roles: Roles whose rows may be prefilled.
+    openers, prefixes: Which kinds are used in training.
+    depths: Answer-prefix depths in training, as shares of the tokens before the scored value.
+    eval_depths: Depths in evaluation.
+    heldout_share: Share of trained forget facts whose own answer prefixes are never trained on.
+    n, every: worst_of_n draws n candidates and probes every so many steps.
+    """
+
+    mode: PrefillMode = PrefillMode.random
+    share: float = 0.5
+    roles: list[str] = field(default_factory=lambda: ["forget", "neighbor", "retain"])
+    openers: bool = True
+    prefixes: bool = True
+    depths: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75, 1.0])
+    eval_depths: list[float] = field(default_factory=lambda: [0.3, 0.6, 1.0])
+    heldout_share: float = 0.0
+    n: int = 4
+    every: int = 1
+
+
+@dataclass
+class SplitShares:
+    """Shares of a role's subjects for training, choosing and reporting; they sum to 1."""
+
+    train: float = 0.6
+    val: float = 0.1
+    test: float = 0.3
+
+
+@dataclass
+class DatasetConfig(dict[str, Any]):
+    """`dataset`: a reader (`_target_`) with its parameters, plus what every data set has.
+
+    Open: further keys are parameters of the reader.
+    """
+
+    _target_: str = MISSING
+    name: str = MISSING
+    prefill: PrefillConfig = field(default_factory=PrefillConfig)
+
+
+@dataclass
+class ModelConfig:
+    """`model`: the target model.
+
+    name_or_path: A folder, `hf:owner/name` for the hub, or `sandbox:target`.
+    gold: The same model never trained on the forget set (a folder, `sandbox:gold`), or null.
+    dtype: float32, bfloat16 or float16; null keeps the checkpoint's own.
+    attention: sdpa, eager, flash_attention_2; null lets transformers choose.
+    chat_template: null uses the tokenizer's where it has one; false forces the plain template.
+    plain_instruction, plain_question: The plain template's turns.
+    gradient_checkpointing: Trade time for memory in the backward pass.
+    trust_remote_code: Run code that ships with the model. Off unless you turn it on.
+    device: auto, cpu or cuda.
+    """
+
+    name_or_path: str = MISSING
+    gold: str | None = None
+    revision: str | None = None
+    dtype: str | None = "float32"
+    attention: str | None = "sdpa"
+    chat_template: bool | None = None
+    plain_instruction: str = "{instruction}\n\n"
+    plain_question: str = "Question: {question}\nAnswer:"
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    device: str = "auto"
+
+
+@dataclass
+class PeftConfig(dict[str, Any]):
+    """`peft`: `peft_type: none` trains all weights; otherwise peft's own `LoraConfig` names.
+
+    merge: Export with the adapter merged into the base (an adapter alone leaves the knowledge in the base).
+    load_in_4bit: QLoRA: the base is loaded in 4-bit NF4 (needs the `qlora` extra and CUDA).
+    """
+
+    peft_type: str = "none"
+    merge: bool = True
+    load_in_4bit: bool = False
+
+
+@dataclass
+class MethodConfig:
+    """`method`: objectives by name, and what each role's rows answer with.
+
+    objectives: name -> {_target_, weight, roles, parameters of the function}.
+    response: role -> reference (the data's answer), teacher (the instructed teacher's own answer) or refusal.
+        A role that is left out is not trained on.
+    description, paper: For `harmonize ls methods` and the results.
+    """
+
+    name: str = MISSING
+    description: str = ""
+    paper: str = ""
+    objectives: dict[str, Any] = field(default_factory=dict)
+    response: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class TeacherConfig:
+    """`teacher`: the frozen start model plus an instruction.
+
+    instruction: Text; null takes the data set's first instruction.
+    instruct_roles: Roles whose questions the teacher reads with the instruction.
+    cache: hidden (exact for every id), topk (bounded by the last kept value) or none (live).
+    cache_top_k: Length K' of the stored top list.
+    max_new_tokens: Limit of the teacher's own responses.
+    report: Measure the teacher on the axes before training.
+    leak_limit, overrefusal_limit: A teacher beyond these is reported with a warning.
+    """
+
+    name: str = "instructed"
+    instruction: str | None = None
+    instruct_roles: list[str] = field(default_factory=lambda: ["forget", "neighbor", "retain"])
+    cache: CacheMode = CacheMode.hidden
+    cache_top_k: int = 64
+    max_new_tokens: int = 64
+    batch_size: int = 64
+    report: bool = True
+    leak_limit: float = 0.05
+    overrefusal_limit: float = 0.05
+
+
+@dataclass
+class SamplerConfig(dict[str, Any]):
+    """`sampler`: how many rows of each role make one optimizer step (`rows`), and the sampler's `_target_`."""
+
+    _target_: str = MISSING
+    rows: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class TrainerConfig:
+    """`trainer`: Lightning's names.
+
+    max_steps: Optimizer steps. accumulate_grad_batches: Micro-batches per step.
+    val_check_interval: Steps between looks at the val axes (0 = never).
+    early_stop_patience: Looks without improvement before stopping (0 = never).
+    neighbor_floor, utility_floor: Keep-best considers only states with at least this share of the target's own val figures.
+    checkpoint_every: Steps between resume checkpoints (0 = only the last).
+    """
+
+    max_steps: int = 200
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = 1.0
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    deterministic: bool = True
+    val_check_interval: int = 50
+    early_stop_patience: int = 0
+    keep_best: bool = True
+    neighbor_floor: float = 0.9
+    utility_floor: float = 0.9
+    checkpoint_every: int = 100
+    log_every_n_steps: int = 10
+    enable_progress_bar: bool = True
+    num_threads: int | None = None
+
+
+@dataclass
+class SuiteConfig:
+    """`suite`: which axes are measured, and how long answers may get.
+
+    relearn_*: The relearning probe: steps on so many forget facts, learning rate, then accuracy on the others.
+    max_examples: Cap per axis and split (null = all), drawn by a fixed hash.
+    """
+
+    name: str = "five_axes"
+    _target_: str = MISSING
+    max_new_tokens: int = 32
+    batch_size: int = 256
+    max_examples: int | None = None
+    val_max_examples: int | None = 200
+    relearn: bool = True
+    relearn_steps: int = 30
+    relearn_facts: int = 10
+    relearn_lr: float = 1e-3
+    confidence: float = 0.95
+    bootstrap: int = 1000
+
+
+@dataclass
+class WandbConfig:
+    """`logger.wandb`: the real client. mode: offline, online or disabled."""
+
+    enabled: bool = True
+    mode: str = "offline"
+    project: str = "harmonize"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    upload_samples: bool = False
+
+
+@dataclass
+class LoggerConfig:
+    """`logger`: CSV is always possible; W&B is offline unless put online."""
+
+    csv: bool = True
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass
+class PathsConfig:
+    """`paths`: where runs and caches go. `cache_dir` follows HARMONIZE_CACHE."""
+
+    runs: str = "runs"
+    cache_dir: str = MISSING
+
+
+@dataclass
+class UnlearnConfig:
+    """Everything of `harmonize unlearn`."""
+
+    seed: int = 0
+    study: str = "default"
+    job: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    save_model: bool = True
+    allow: list[str] = field(default_factory=list)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    peft: PeftConfig = field(default_factory=PeftConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    gradient: dict[str, Any] = field(default_factory=dict)
+    controller: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    attack: dict[str, Any] = field(default_factory=dict)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything of `harmonize evaluate`: any checkpoint, any data set, any suite.
+
+    instructed: Also measure the model under the teacher's instruction.
+    """
+
+    seed: int = 0
+    study: str = "default"
+    job: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+    split: str = "test"
+    allow: list[str] = field(default_factory=list)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    attack: dict[str, Any] = field(default_factory=dict)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass
+class FinetuneConfig:
+    """Everything of `harmonize finetune`: makes a target, or with `gold=true` a gold model.
+
+    from_scratch: Start from random weights of `architecture` (a transformers LlamaConfig mapping) and the data set's own tokenizer.
+    batch_rows: Rows of one step. output: Folder for the model; null = the run's model/ folder.
+    """
+
+    seed: int = 0
+    study: str = "finetune"
+    job: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    gold: bool = False
+    from_scratch: bool = False
+    architecture: dict[str, Any] = field(default_factory=dict)
+    batch_rows: int = 64
+    output: str | None = None
+    allow: list[str] = field(default_factory=list)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    peft: PeftConfig = field(default_factory=PeftConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)

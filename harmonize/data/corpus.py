@@ -1,0 +1,87 @@
+"""A data set as the rest of the package sees it: examples of all roles and splits, plus what comes with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+from harmonize.data.example import Dialogue, Example, Role, Split
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a dataset reader returns.
+
+    Attributes:
+        name: Data set name, as in the config group.
+        examples: Every example, split assigned.
+        openers: Affirmative openers that may be trained on as prefills.
+        openers_heldout: Affirmative openers kept for evaluation.
+        refusals: Refusal texts, targets of `refusal_sft` and known to the refusal detector.
+        instructions: Teacher instructions that fit this data; the first is the default.
+        scoring: `contains` (the value is said) or `rouge` (ROUGE-L recall of the answer).
+        dialogues: Texts for `harmonize finetune`; with `without_forget` those of a gold model.
+        gold_dialogues: The same without anything that states a forget fact.
+        notes: Costs of what is missing, in sentences for the user.
+    """
+
+    name: str
+    examples: tuple[Example, ...]
+    openers: tuple[str, ...] = ()
+    openers_heldout: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
+    scoring: str = "contains"
+    dialogues: tuple[Dialogue, ...] = ()
+    gold_dialogues: tuple[Dialogue, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def select(
+        self, role: Role | str | None = None, split: Split | str | None = None
+    ) -> tuple[Example, ...]:
+        """Examples of a role and split (None = any), in file order."""
+        return tuple(
+            e
+            for e in self.examples
+            if (role is None or e.role == role) and (split is None or e.split == split)
+        )
+
+    def facts(
+        self, role: Role | str, split: Split | str | None = None
+    ) -> tuple[Example, ...]:
+        """One example per fact: the first of each `fact_id`."""
+        seen: dict[str, Example] = {}
+        for example in self.select(role, split):
+            seen.setdefault(example.fact_id, example)
+        return tuple(seen.values())
+
+    @property
+    def digest(self) -> str:
+        """Content hash over every example and every text that comes with the data."""
+        return content_hash(
+            [asdict(e) for e in self.examples],
+            self.openers,
+            self.openers_heldout,
+            self.refusals,
+            self.instructions,
+            [asdict(d) for d in self.dialogues],
+            [asdict(d) for d in self.gold_dialogues],
+        )
+
+
+def content_hash(*parts: object) -> str:
+    """SHA-256 of JSON-serialisable parts, as 64 hex digits; the one content key of the package."""
+    digest = hashlib.sha256()
+    for part in parts:
+        text = json.dumps(part, sort_keys=True, ensure_ascii=True, default=_plain)
+        digest.update(text.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Iterable):
+        return list(value)
+    return str(value)
