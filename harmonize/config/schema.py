@@ -175,7 +175,8 @@ class TrainerConfig:
     max_steps: Optimizer steps. accumulate_grad_batches: Micro-batches per step.
     val_check_interval: Steps between looks at the val axes (0 = never).
     early_stop_patience: Looks without improvement before stopping (0 = never).
-    neighbor_floor, utility_floor: Keep-best considers only states with at least this share of the target's own val figures.
+    neighbor_floor, utility_floor: Keep-best considers only states with at least this share of the
+        target's own val figures.
     checkpoint_every: Steps between resume checkpoints (0 = only the last).
     """
 
@@ -306,7 +307,8 @@ class EvaluateConfig:
 class FinetuneConfig:
     """Everything of `harmonize finetune`: makes a target, or with `gold=true` a gold model.
 
-    from_scratch: Start from random weights of `architecture` (a transformers LlamaConfig mapping) and the data set's own tokenizer.
+    from_scratch: Start from random weights of `architecture` (a transformers LlamaConfig mapping) and the
+        data set's own tokenizer.
     batch_rows: Rows of one step. output: Folder for the model; null = the run's model/ folder.
     """
 
