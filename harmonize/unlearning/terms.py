@@ -1,0 +1,104 @@
+"""Terms: the objectives of a method with their weights and roles, reduced over one optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harmonize.config.instantiate import resolve
+from harmonize.data.batch import Batch
+from harmonize.data.example import ROLES
+from harmonize.objectives.inputs import Outputs, call, needs
+
+TEACHER_FIELDS = "teacher"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One entry of `method.objectives`.
+
+    Attributes:
+        name: Its key in the mapping; metrics are logged under it.
+        function: The objective, a pure function of tensors.
+        weight: Multiplies the term; a controller may replace it.
+        roles: Role to its own factor; each (term, role) is its own mean.
+        settings: Keyword parameters of the function.
+    """
+
+    name: str
+    function: Callable[..., tuple[Tensor, Tensor]]
+    weight: float
+    roles: Mapping[str, float]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> set[str]:
+        """Names of the tensors that the function reads."""
+        return needs(self.function)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any of them comes from the teacher."""
+        return any(TEACHER_FIELDS in n for n in self.needs)
+
+    def row_counts(self, batch: Batch) -> Tensor:
+        """[B] positions of each row that this term averages over, known before any forward."""
+        if getattr(self.function, "per_sequence", False) or self.settings.get("positions") == "first":
+            return torch.ones(batch.n_rows)
+        return torch.bincount(batch.row, minlength=batch.n_rows).float()
+
+
+def build_terms(objectives: Mapping[str, Any], allow: Sequence[str] = ()) -> list[Term]:
+    """Terms of a method's `objectives` mapping; entries set to null are left out."""
+    terms = []
+    for name, entry in objectives.items():
+        if entry is None:
+            continue
+        settings = dict(entry)
+        function = resolve(settings.pop("_target_"), allow=allow)
+        weight = float(settings.pop("weight", 1.0))
+        roles = settings.pop("roles", list(ROLES))
+        factors = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1.0)
+        terms.append(Term(name, function, weight, factors, settings))
+    return terms
+
+
+Denominators = dict[tuple[str, str], float]
+
+
+def denominators(terms: Sequence[Term], batches: Sequence[Batch]) -> Denominators:
+    """Positions of each (term, role), summed over the micro-batches of one optimizer step."""
+    total: Denominators = {}
+    for term in terms:
+        for batch in batches:
+            counts = term.row_counts(batch)
+            for role in term.roles:
+                here = float(counts[batch.role_id == ROLES.index(role)].sum())  # type: ignore[arg-type]
+                total[term.name, role] = total.get((term.name, role), 0.0) + here
+    return total
+
+
+def losses(
+    terms: Sequence[Term], outputs: Outputs, batch: Batch, total: Denominators
+) -> dict[tuple[str, str], Tensor]:
+    """This micro-batch's share of every (term, role) mean, unweighted.
+
+    Summed over the micro-batches of a step these are the means over the whole step, so accumulating equals
+    a big batch. Pairs without any position are left out.
+    """
+    found: dict[tuple[str, str], Tensor] = {}
+    for term in terms:
+        row_sum, _ = call(term.function, outputs, term.settings)
+        row_sum = row_sum * batch.weight
+        for role in term.roles:
+            count = total.get((term.name, role), 0.0)
+            if count > 0:
+                mask = (batch.role_id == ROLES.index(role)).to(row_sum.dtype)  # type: ignore[arg-type]
+                # where(), not a product: a masked row must reach no gradient even if its value overflowed
+                kept = torch.where(mask > 0, row_sum, torch.zeros_like(row_sum))
+                found[term.name, role] = kept.sum() / count
+    return found
