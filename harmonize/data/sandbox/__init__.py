@@ -1,0 +1,83 @@
+"""The embedded default data set: a drawn world whose truth is known, and the model that is trained on it.
+
+`load` is the data set reader; `tokenizer`, `architecture` and `recipe` make its base and gold models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harmonize.data.corpus import Corpus
+from harmonize.data.sandbox import grammar, presets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["PRESETS", "architecture", "load", "recipe", "tokenizer"]
+
+PRESETS: tuple[str, ...] = tuple(presets.PRESETS)
+
+
+def load(preset: str = "sandbox", world_seed: int = 0) -> Corpus:
+    """Draws a sandbox world, under a second.
+
+    Args:
+        preset: `sandbox_easy`, `sandbox` or `sandbox_hard`.
+        world_seed: Which world; the seed of a run does not move it.
+
+    Raises:
+        DataError: Unknown preset.
+    """
+    from harmonize.data.sandbox import texts, world
+
+    drawn = world.draw(presets.get(preset), world_seed)
+    forget = next(d.name for d in drawn.preset.domains if d.role == "forget")
+    return Corpus(
+        name=preset,
+        examples=tuple(texts.examples(drawn)),
+        openers=grammar.OPENERS,
+        openers_heldout=grammar.OPENERS_HELDOUT,
+        refusals=grammar.REFUSALS,
+        instructions=tuple(wording.format(d=forget) for wording in grammar.INSTRUCTIONS),
+        scoring="contains",
+        dialogues=tuple(texts.dialogues(drawn)),
+        gold_dialogues=tuple(texts.dialogues(drawn, gold=True)),
+    )
+
+
+def tokenizer(preset: str = "sandbox") -> PreTrainedTokenizerFast:
+    """The word-level tokenizer that all worlds of a preset share."""
+    from harmonize.data.sandbox import vocabulary
+
+    return vocabulary.build(presets.get(preset))
+
+
+def architecture(preset: str = "sandbox") -> dict[str, Any]:
+    """Keyword arguments of transformers' `LlamaConfig` for the sandbox's model (about 0.6M parameters)."""
+    from harmonize.data.sandbox import vocabulary
+
+    special = {token: i for i, token in enumerate(vocabulary.SPECIAL)}
+    return {
+        "vocab_size": len(vocabulary.SPECIAL) + len(vocabulary.words(presets.get(preset))),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.05,
+        "bos_token_id": special["<s>"],
+        "eos_token_id": special["</s>"],
+        "pad_token_id": special["<pad>"],
+    }
+
+
+def recipe(preset: str = "sandbox") -> dict[str, Any]:
+    """How base and gold are trained: AdamW settings, batch, and a warmup-stable-decay schedule.
+
+    Keys: steps, batch_rows, lr, warmup_steps, schedule, decay_share (of the steps, linear to zero),
+    weight_decay, betas, gradient_clip_val. Both models take the same number of steps.
+    """
+    return dict(presets.get(preset).recipe)
