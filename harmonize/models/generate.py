@@ -1,0 +1,110 @@
+"""Greedy generation in length-sorted, left-padded batches with a key-value cache."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harmonize.models.head import evaluating, unwrapped
+
+Progress = Callable[[int, int], None]
+
+
+def greedy(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Collection[int],
+    pad_id: int,
+    max_new_tokens: int,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """Continues every prompt with its most likely tokens.
+
+    Args:
+        model: A causal LM.
+        prompts: Token ids; equal prompts are continued once.
+        stop_ids: Any of these ends a continuation and is not part of it.
+        pad_id: Any id; padding is masked.
+        max_new_tokens: Limit per continuation.
+        batch_size: Prompts per batch; moves speed and memory only.
+        progress: Called with (prompts done, prompts in all).
+
+    Returns:
+        One list of new ids per prompt, in the order of `prompts`.
+
+    Raises:
+        ValueError: An empty prompt.
+    """
+    unique = sorted({tuple(p) for p in prompts}, key=lambda p: (-len(p), p))
+    if unique and not unique[-1]:
+        raise ValueError("greedy needs at least one token in every prompt")
+    done: dict[tuple[int, ...], list[int]] = {}
+    stops = frozenset(int(i) for i in stop_ids)
+    with torch.no_grad(), evaluating(model):
+        for start in range(0, len(unique), batch_size):
+            part = unique[start : start + batch_size]
+            done.update(zip(part, _continue(model, part, stops, pad_id, max_new_tokens), strict=True))
+            if progress is not None:
+                progress(len(done), len(unique))
+    return [list(done[tuple(p)]) for p in prompts]
+
+
+def _continue(
+    model: nn.Module, prompts: list[tuple[int, ...]], stops: frozenset[int], pad_id: int, limit: int
+) -> list[list[int]]:
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    last_only = {"logits_to_keep": 1} if _takes_logits_to_keep(model) else {}
+    out: list[list[int]] = [[] for _ in prompts]
+    alive = list(range(len(prompts)))  # original index of every row still in the batch
+    running = set(alive)
+    past: Any = None
+    for step in range(limit):
+        result = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=True,
+            **last_only,
+        )
+        past = result.past_key_values
+        chosen = result.logits[:, -1].argmax(-1)
+        for i, token in zip(alive, chosen.tolist(), strict=True):
+            if i in running:
+                if token in stops:
+                    running.discard(i)
+                else:
+                    out[i].append(token)
+        if not running or step + 1 == limit:
+            break
+        ids, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
+        if 2 * len(running) <= len(alive) and hasattr(past, "batch_select_indices"):
+            keep = torch.tensor([n for n, i in enumerate(alive) if i in running], device=device)
+            past.batch_select_indices(keep)
+            ids, positions, mask = ids[keep], positions[keep], mask[keep]
+            alive = [i for i in alive if i in running]
+        mask = _longer(mask)
+    return out
+
+
+def _longer(mask: Tensor) -> Tensor:
+    return torch.cat([mask, mask.new_ones((mask.shape[0], 1))], dim=1)
+
+
+def _takes_logits_to_keep(model: nn.Module) -> bool:
+    inner: Any = unwrapped(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -1,0 +1,163 @@
+"""Vocabulary products of the head in fp32, with the backward passes that keep no positions x vocabulary tensor.
+
+A positions, K ids per position, H hidden size, V vocabulary. Source: our choice (knowledge of Liger, CCE and TRL
+chunked heads; none of them serves a loss on raw logits at selected ids).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_BYTES = 256 << 20  # of fp32 logits; thinner chunks waste the matrix units, thicker ones only memory
+GATHER_BYTES = 64 << 20  # of gathered rows of the weight
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Switches autocast off, which would otherwise turn the head's product into bf16."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def rows_per_chunk(vocabulary: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Positions whose fp32 logits fill one chunk."""
+    return max(1, chunk_bytes // (4 * vocabulary))
+
+
+def product(hidden: Tensor, weight: Tensor) -> Tensor:
+    """`hidden @ weight.T` in fp32, without autograd. [A, H] x [V, H] -> [A, V].
+
+    Half-precision weights accumulate and return fp32: in one product on CUDA, elsewhere by upcasting
+    slices of the vocabulary.
+    """
+    if weight.dtype not in _HALF:
+        return hidden.to(weight.dtype) @ weight.t()
+    if weight.is_cuda:
+        return torch.mm(hidden.to(weight.dtype), weight.t(), out_dtype=torch.float32)
+    out = hidden.new_empty((hidden.shape[0], weight.shape[0]), dtype=torch.float32)
+    h = hidden.float()
+    step = max(1, GATHER_BYTES // (4 * weight.shape[1]))
+    for start in range(0, weight.shape[0], step):
+        part = weight[start : start + step].float()
+        torch.mm(h, part.t(), out=out[:, start : start + step])
+    return out
+
+
+class HalfWeightProduct(torch.autograd.Function):
+    """`product` for half-precision weights, with gradients in their precision (fp32 accumulation)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(hidden, weight)
+        return product(hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        hidden, weight = ctx.saved_tensors
+        grad_hidden = grad_weight = None
+        with full_precision(grad.device):
+            low = grad.to(weight.dtype)
+            if ctx.needs_input_grad[0]:
+                grad_hidden = (low @ weight).to(hidden.dtype)
+            if ctx.needs_input_grad[1]:
+                grad_weight = low.t() @ hidden.to(weight.dtype)
+        return grad_hidden, grad_weight
+
+
+def linear(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Differentiable `product`; autocast must be off (`full_precision`)."""
+    if weight.dtype in _HALF:
+        return HalfWeightProduct.apply(hidden, weight)  # type: ignore[no-any-return]
+    return F.linear(hidden.to(weight.dtype), weight)
+
+
+def gather_products(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
+    """`hidden[a] . weight[ids[a, k]]` in fp32 without autograd; never holds more than `GATHER_BYTES` of rows."""
+    count, width = ids.shape
+    out = hidden.new_empty((count, width), dtype=torch.float32)
+    step = max(1, GATHER_BYTES // max(1, 4 * width * weight.shape[1]))
+    for start in range(0, count, step):
+        rows = weight[ids[start : start + step]].float()
+        h = hidden[start : start + step].float().unsqueeze(2)
+        out[start : start + step] = torch.bmm(rows, h).squeeze(2)
+    return out
+
+
+class ValuesAtIds(torch.autograd.Function):
+    """Gives raw products at given ids, computed elsewhere, their gradients with respect to hidden, weight and bias.
+
+    The gradient of the hidden states is a weighted sum of weight rows (`embedding_bag`), that of the weight a
+    scatter of hidden states accumulated in fp32. Neither builds [A, K, H] or [A, V].
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, values: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, ids)
+        ctx.bias = None if bias is None else (bias.shape, bias.dtype)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, ids = ctx.saved_tensors
+        grad_hidden = grad_weight = grad_bias = None
+        with full_precision(grad.device):
+            if ctx.needs_input_grad[0]:
+                grad_hidden = F.embedding_bag(
+                    ids, weight.detach(), per_sample_weights=grad.to(weight.dtype), mode="sum"
+                ).to(hidden.dtype)
+            if ctx.needs_input_grad[1]:
+                grad_weight = _weight_gradient(grad, hidden, weight, ids)
+            if ctx.needs_input_grad[2]:
+                shape, dtype = ctx.bias
+                total = grad.new_zeros(shape, dtype=torch.float32)
+                grad_bias = total.index_add_(0, ids.reshape(-1), grad.reshape(-1).float()).to(dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def _weight_gradient(grad: Tensor, hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
+    total = weight.new_zeros(weight.shape, dtype=torch.float32)
+    count, width = ids.shape
+    if grad.is_cuda and torch.are_deterministic_algorithms_enabled():
+        # CUDA scatters with atomics; a dense product of chunks is deterministic and costs one more product.
+        step = rows_per_chunk(weight.shape[0])
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            dense = grad.new_zeros((ids[part].shape[0], weight.shape[0]))
+            for k in range(width):  # one id per row and k, so no two writes meet
+                dense.scatter_(
+                    1,
+                    ids[part, k : k + 1],
+                    dense.gather(1, ids[part, k : k + 1]) + grad[part, k : k + 1],
+                )
+            total.addmm_(dense.t(), hidden[part].float())
+        return total.to(weight.dtype)
+    step = max(1, GATHER_BYTES // max(1, 4 * width * weight.shape[1]))
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        outer = grad[part].float().unsqueeze(2) * hidden[part].float().unsqueeze(1)
+        total.index_add_(0, ids[part].reshape(-1), outer.reshape(-1, weight.shape[1]))
+    return total.to(weight.dtype)
+
+
+def canonical_topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Top k of each row as (ids, values), ordered by value descending, then id ascending, also across the border.
+
+    `torch.topk` leaves ties to the backend; a stored list must not depend on it.
+    """
+    top, ids = torch.topk(values, k, dim=1)
+    tied = (values >= top[:, -1:]).sum(1) > k
+    ids, order = ids.sort(dim=1)
+    top, order = top.gather(1, order).sort(dim=1, descending=True, stable=True)
+    ids = ids.gather(1, order)
+    if bool(tied.any()):
+        exact, exact_ids = values[tied].sort(dim=1, descending=True, stable=True)
+        top[tied], ids[tied] = exact[:, :k], exact_ids[:, :k]
+    return ids, top
