@@ -50,7 +50,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     path = Path(path)
     temporary: str | None = None
     try:
-        # mkstemp makes the file with mode 0600, beside the target so that the rename stays on one file system.
+        # mkstemp makes the file with mode 0600, beside the target so that the rename stays on one file
+        # system.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as out:
             out.write(data)

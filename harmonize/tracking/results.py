@@ -1,8 +1,8 @@
 """`results.json`: one self-describing file per run, and how it is read back.
 
-Results are data before they are tables: everything a table, a plot or a later reader needs is in this file, with
-the resolved configuration, seed, versions and hardware beside the numbers. Standard library only, so that reading
-a study stays fast.
+Results are data before they are tables: everything a table, a plot or a later reader needs is in this file,
+with the resolved configuration, seed, versions and hardware beside the numbers. Standard library only, so
+that reading a study stays fast.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ STATUS = "status.json"
 CONFIG = "config.yaml"
 SAMPLES = "samples.jsonl"
 
-# The five axes of the evaluation and the figures that belong to each, with their direction (True: higher is better).
-# Other names are allowed in a results file; each metric carries its own direction.
+# The five axes of the evaluation and the figures that belong to each, with their direction (True: higher is
+# better). Other names are allowed in a results file; each metric carries its own direction.
 AXES: dict[str, dict[str, bool]] = {
     "forget": {
         "forget_accuracy": False,
@@ -48,7 +48,9 @@ RUN_STATES = ("running", "done", "failed", "interrupted", "rejected")
 
 
 def higher_is_better(name: str, default: bool = True) -> bool:
-    """Direction of a metric by name; `*_trained` (facts or subjects that were trained on) follow their plain name."""
+    """Direction of a metric by name; `*_trained` (facts or subjects that were trained on) follow their plain
+    name.
+    """
     return METRIC_NAMES.get(name.removesuffix(TRAINED_SUFFIX), default)
 
 
@@ -114,12 +116,14 @@ class Results:
     """Everything a run reports.
 
     config: The resolved configuration as plain containers. seed: The run's seed.
-    git: {commit, dirty} or None outside a repository. versions: Library -> version. hardware: CPU, memory, devices.
-    timing: Seconds by part (`total` and whatever parts the command times). peak_memory_bytes: Highest resident (or
-        device) memory.
-    metrics: The unlearned model. target_metrics, teacher_metrics, gold_metrics: The untouched model, the instructed
-        teacher, and a model never trained on the forget set; None where not measured.
-    outcomes: Shares of correct, refused, wrong and degenerate answers, by axis (and by model where it has several).
+    git: {commit, dirty} or None outside a repository. versions: Library -> version. hardware: CPU, memory,
+        devices.
+    timing: Seconds by part (`total` and whatever parts the command times). peak_memory_bytes: Highest
+        resident (or device) memory.
+    metrics: The unlearned model. target_metrics, teacher_metrics, gold_metrics: The untouched model, the
+        instructed teacher, and a model never trained on the forget set; None where not measured.
+    outcomes: Shares of correct, refused, wrong and degenerate answers, by axis (and by model where it has
+        several).
     notes: Sentences a reader should see (warnings about the teacher, what a missing role costs, ...).
     status: The run's state when the file was written.
     """
@@ -247,7 +251,9 @@ def _check_version(version: Any, where: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON containers: tuples become lists, paths and enums text, numbers that are not finite None."""
+    """`value` as JSON containers: tuples become lists, paths and enums text, numbers that are not finite
+    None.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
