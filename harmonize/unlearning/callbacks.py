@@ -1,0 +1,145 @@
+"""Callbacks: resume checkpoints, looks at the val axes with keep-best and early stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors.torch import load_file, save_file
+
+Look = Callable[[], Mapping[str, float]]
+Score = Callable[[Mapping[str, float]], tuple[bool, float]]
+
+
+class ResumeCheckpoint(L.Callback):
+    """Writes `last.ckpt` every so many steps, atomically: a kill leaves the previous one whole.
+
+    Args:
+        folder: Where `last.ckpt` lives.
+        every: Steps between two; 0 = only when training ends.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.folder / "last.ckpt"
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Writes the checkpoint now."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = self.folder / "last.ckpt.partial"
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.chmod(partial, 0o600)
+            os.replace(partial, self.path)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Saves when due."""
+        if self.every and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Saves the end state, so that a resumed run that was done does nothing again."""
+        self.save(trainer)
+
+
+class ValAxes(L.Callback):
+    """Looks at the val axes during training; keeps the best state and stops early.
+
+    Rule: among looks that satisfy the floors, the lowest score wins; a tie keeps the earlier state.
+
+    Args:
+        look: Measures the axes on val.
+        score: Val metrics to (floors satisfied, score); lower is better.
+        every: Steps between looks; the last step is always looked at. 0 = never.
+        max_steps: Last step.
+        folder: Where the best trained weights are kept, or None to keep none.
+        patience: Looks without improvement before stopping; 0 = never.
+        log: Receives `val/...` metrics.
+    """
+
+    def __init__(
+        self,
+        look: Look,
+        score: Score,
+        *,
+        every: int,
+        max_steps: int,
+        folder: Path | None,
+        patience: int = 0,
+        log: Callable[[dict[str, float], int], None] | None = None,
+    ) -> None:
+        self.look, self.score, self.every, self.max_steps = look, score, every, max_steps
+        self.folder, self.patience, self.log = folder, patience, log
+        self.best_step, self.best_score, self.best_ok, self.stale = -1, float("inf"), False, 0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def path(self) -> Path | None:
+        """File of the best trained weights."""
+        return self.folder / "best.safetensors" if self.folder else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the resume checkpoint."""
+        return {
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+            "best_ok": self.best_ok,
+            "stale": self.stale,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the resume checkpoint."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        """Looks when due."""
+        step = trainer.global_step
+        if not self.every or (step % self.every and step != self.max_steps):
+            return
+        metrics = dict(self.look())
+        ok, score = self.score(metrics)
+        self.history.append({"step": step, "ok": float(ok), "score": score, **metrics})
+        if self.log:
+            shown = {f"val/{k}": v for k, v in metrics.items()}
+            self.log({**shown, "val/score": score, "val/floors_ok": float(ok)}, step)
+        if ok and (not self.best_ok or score < self.best_score):
+            self.best_step, self.best_score, self.best_ok, self.stale = step, score, True, 0
+            if self.path is not None and trainer.is_global_zero:
+                keep(module, self.path)
+        else:
+            self.stale += 1
+        if self.patience and self.stale >= self.patience:
+            trainer.should_stop = True
+
+
+def keep(module: Any, path: Path) -> None:
+    """Writes the trained weights of `module.student` to a safetensors file, atomically."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = {
+        n: p.detach().to("cpu", copy=True).contiguous()
+        for n, p in module.student.named_parameters()
+        if p.requires_grad
+    }
+    partial = path.with_suffix(".partial")
+    save_file(state, partial)
+    os.chmod(partial, 0o600)
+    os.replace(partial, path)
+
+
+def restore(module: Any, path: Path) -> None:
+    """Puts weights written by `keep` back into the student, in place."""
+    state = load_file(path)
+    with torch.no_grad():
+        for name, parameter in module.student.named_parameters():
+            if name in state:
+                parameter.copy_(state[name])

@@ -1,0 +1,122 @@
+"""Figures of the models a result is read against (target, instructed teacher, gold), cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import harmonize.data
+import harmonize.evaluation
+from harmonize.config.instantiate import resolve
+from harmonize.console import say
+from harmonize.data.corpus import Corpus, content_hash
+from harmonize.models.load import LoadedModel
+from harmonize.tracking.files import make_folder, write_text
+from harmonize.tracking.results import Metric
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one evaluation found, without any model text."""
+
+    metrics: dict[str, Metric]
+    outcomes: dict[str, dict[str, float]]
+    notes: list[str]
+
+    def values(self) -> dict[str, float]:
+        """Measured values by name."""
+        return {k: m.value for k, m in self.metrics.items() if m.value is not None}
+
+
+class Evaluations:
+    """Runs the configured suite on models, and remembers its figures by the content of everything they depend on.
+
+    Args:
+        cfg: The command's configuration (suite, dataset.prefill, teacher, paths, seed).
+        corpus: The data set.
+    """
+
+    def __init__(self, cfg: Any, corpus: Corpus) -> None:
+        self.cfg, self.corpus = cfg, corpus
+        self._suite = resolve(cfg.suite._target_, allow=cfg.allow)
+        self._folder = Path(cfg.paths.cache_dir) / "evaluations"
+
+    def run(
+        self,
+        loaded: LoadedModel,
+        split: str = "test",
+        instruction: str | None = None,
+        axes: Sequence[str] | None = None,
+        progress: bool = True,
+    ) -> Any:
+        """One evaluation, with samples."""
+        return self._suite(
+            loaded,
+            self.corpus,
+            self.cfg.suite,
+            split=split,
+            prefill=self.cfg.dataset.prefill,
+            instruction=instruction,
+            instruct_roles=tuple(self.cfg.teacher.instruct_roles),
+            seed=self.cfg.seed,
+            axes=axes,
+            progress=progress,
+        )
+
+    def cached(
+        self,
+        loaded: LoadedModel,
+        label: str,
+        split: str = "test",
+        instruction: str | None = None,
+        axes: Sequence[str] | None = None,
+    ) -> Figures:
+        """Figures of a model that is not being trained; measured once per content, not per run."""
+        key = content_hash(
+            "figures-1",
+            code_digest(),
+            loaded.digest,
+            loaded.renderer.digest,
+            self.corpus.digest,
+            OmegaConf.to_container(self.cfg.suite, resolve=True),
+            str(OmegaConf.to_container(self.cfg.dataset.prefill, resolve=True)),
+            [instruction, list(self.cfg.teacher.instruct_roles), split, list(axes or ()), self.cfg.seed],
+        )
+        path = self._folder / f"{key[:32]}.json"
+        if path.exists():
+            return _read(path)
+        say(f"Measuring the {label} ({split}) ...")
+        report = self.run(loaded, split, instruction, axes)
+        figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
+        make_folder(self._folder)
+        data = {
+            "metrics": {k: m.to_dict() for k, m in figures.metrics.items()},
+            "outcomes": figures.outcomes,
+            "notes": figures.notes,
+        }
+        write_text(path, json.dumps(data, indent=1))
+        return figures
+
+
+def _read(path: Path) -> Figures:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    metrics = {k: Metric.from_dict(m, f"{path}: {k}") for k, m in data["metrics"].items()}
+    return Figures(metrics, data["outcomes"], data["notes"])
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Content key of the code that an evaluation runs through, so that a mended metric is measured anew."""
+    digest = hashlib.sha256()
+    for package in (harmonize.evaluation, harmonize.data):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

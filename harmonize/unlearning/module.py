@@ -1,0 +1,210 @@
+"""The LightningModule: student, teacher and the weighted sum of terms; one fused student forward a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from harmonize.data.batch import Batch, Row
+from harmonize.data.corpus import content_hash
+from harmonize.errors import TrainingError
+from harmonize.models.cache import TeacherCache
+from harmonize.models.head import Head, answer_hidden
+from harmonize.objectives.inputs import Outputs
+from harmonize.unlearning.controllers import Controller
+from harmonize.unlearning.gradient import Combiner
+from harmonize.unlearning.steps import StepData, micro_batches
+from harmonize.unlearning.terms import Denominators, Term, denominators, losses
+
+Log = Callable[[dict[str, float], int], None]
+OptimizerFactory = Callable[[Sequence[Parameter]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
+ChooseWorst = Callable[[Module, Head, Sequence[Sequence[Row]]], list[Row]]
+
+
+class UnlearningModule(L.LightningModule):
+    """Trains the student on a method's terms.
+
+    The teacher is never a registered sub-module: it is a cache of what it said, or the student itself with
+    its adapters off.
+
+    Args:
+        student: Causal LM; parameters with `requires_grad` are trained.
+        terms: The method's objectives.
+        teacher: Its cache, or None if no term reads it.
+        optimizer, scheduler: Factories, called once training starts.
+        combiner, controller: Gradient combination and term weights.
+        pad_id: Fills padded columns.
+        seed: Decides dropout, step by step.
+        accumulate: Micro-batches per optimizer step.
+        clip: Largest gradient norm, after combination; None = no clipping.
+        log: Receives metrics and the number of finished steps.
+        log_every: Steps between two logs.
+        choose_worst: Picks a row from several candidates (worst-of-n prefills).
+    """
+
+    def __init__(
+        self,
+        student: Module,
+        terms: Sequence[Term],
+        *,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory,
+        combiner: Combiner,
+        controller: Controller,
+        pad_id: int,
+        seed: int,
+        teacher: TeacherCache | None = None,
+        accumulate: int = 1,
+        clip: float | None = None,
+        log: Log | None = None,
+        log_every: int = 10,
+        choose_worst: ChooseWorst | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.student = student
+        self.terms = list(terms)
+        self.pad_id, self.seed, self.accumulate, self.clip = pad_id, seed, accumulate, clip
+        # a namespace hides the teacher and the head from Module registration
+        self._parts = SimpleNamespace(
+            teacher=teacher,
+            head=Head.of(student),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            combiner=combiner,
+            controller=controller,
+            choose_worst=choose_worst,
+        )
+        self._log, self._log_every = log, log_every
+        self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
+        self.trainable = [p for p in student.parameters() if p.requires_grad]
+
+    @property
+    def controller(self) -> Controller:
+        """The controller of the term weights."""
+        controller: Controller = self._parts.controller
+        return controller
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer over the trainable parameters, and its per-step schedule."""
+        optimizer = self._parts.optimizer(self.trainable)
+        return [optimizer], [self._parts.scheduler(optimizer)]
+
+    def training_step(self, step: StepData, batch_idx: int) -> None:
+        """One optimizer step: forward and backward of every micro-batch, combine, clip, update.
+
+        Raises:
+            TrainingError: A term's loss, or the gradient, is not finite; nothing was updated.
+        """
+        torch.manual_seed(int(content_hash(self.seed, "dropout", step.step)[:15], 16))
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        rows = self._rows(step)
+        batches = micro_batches(rows, self.accumulate, self.pad_id)
+        total = self._reduce(denominators(self.terms, batches))
+        weights = self.controller.weights({t.name: t.weight for t in self.terms}, step.step)
+        raw: dict[tuple[str, str], Tensor] = {}
+        for batch in batches:
+            found = self._forward(batch.to(self.device), total)
+            weighted = {
+                key: value * (weights[key[0]] * self._factor(*key) * self._world())
+                for key, value in found.items()
+            }
+            self._parts.combiner.accumulate(weighted, self.manual_backward)
+            for key, value in found.items():
+                raw[key] = raw.get(key, 0.0) + value.detach()
+            self._timer.tokens += int(batch.attention_mask.sum())
+        self._parts.combiner.finish(self.trainable)
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
+        if not math.isfinite(float(norm)) or not all(math.isfinite(float(v)) for v in raw.values()):
+            self._refuse(raw, float(norm), step.step)
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+        values = {key: float(v) for key, v in raw.items()}
+        self.controller.update(values, step.step)
+        self._report(values, weights, float(norm), optimizer, step.step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps trained weights only: a frozen base is not copied into every checkpoint."""
+        names = {f"student.{n}" for n, p in self.student.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+        checkpoint["controller"] = self.controller.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the controller; Lightning restores the rest."""
+        self.controller.load_state_dict(checkpoint.get("controller", {}))
+
+    def _rows(self, step: StepData) -> list[Row]:
+        if all(len(place) == 1 for place in step.places):
+            return [place[0] for place in step.places]
+        if self._parts.choose_worst is None:
+            raise ValueError("several candidate rows, but nothing to choose with")
+        chosen: list[Row] = self._parts.choose_worst(self.student, self._parts.head, step.places)
+        return chosen
+
+    def _forward(self, batch: Batch, total: Denominators) -> dict[tuple[str, str], Tensor]:
+        hidden = answer_hidden(self.student, batch)
+        outputs = Outputs(batch, hidden, self._parts.head, self._parts.teacher)
+        return losses(self.terms, outputs, batch, total)
+
+    def _factor(self, name: str, role: str) -> float:
+        return next(t.roles[role] for t in self.terms if t.name == name)
+
+    def _world(self) -> int:
+        return int(self.trainer.world_size)
+
+    def _reduce(self, total: Denominators) -> Denominators:
+        """Sums the denominators over ranks; DDP averages gradients, which `_world` undoes."""
+        if self._world() == 1:
+            return total
+        keys = sorted(total)
+        values = torch.tensor([total[k] for k in keys], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(values)
+        return dict(zip(keys, values.tolist(), strict=True))
+
+    def _refuse(self, raw: Mapping[tuple[str, str], Tensor], norm: float, step: int) -> None:
+        bad = [f"{name}/{role}" for (name, role), v in raw.items() if not math.isfinite(float(v))]
+        culprit = f"the term {', '.join(bad)} is" if bad else f"the gradient norm is {norm}, although every term is"
+        state = "not finite" if bad else "finite"
+        raise TrainingError(
+            f"Stopped at step {step}: {culprit} {state}. The weights before this step are kept. "
+            "Try a lower optimizer.lr, trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
+        )
+
+    def _report(
+        self,
+        raw: Mapping[tuple[str, str], float],
+        weights: Mapping[str, float],
+        norm: float,
+        optimizer: Any,
+        step: int,
+    ) -> None:
+        done = step + 1
+        weighted = {k: v * weights[k[0]] * self._factor(*k) for k, v in raw.items()}
+        self.log("loss", sum(weighted.values()), prog_bar=True, logger=False)
+        if self._log is None or (done % self._log_every and done != 1):
+            return
+        now = time.perf_counter()
+        metrics = {"train/loss": sum(weighted.values()), "train/grad_norm": norm}
+        metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
+        metrics["train/tokens_per_s"] = self._timer.tokens / max(1e-9, now - self._timer.since)
+        self._timer.tokens, self._timer.since = 0, now
+        if torch.cuda.is_available() and self.device.type == "cuda":
+            metrics["train/peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
+        for (name, role), value in raw.items():
+            metrics[f"term/{name}/{role}"] = value
+            metrics[f"term_weighted/{name}/{role}"] = weighted[name, role]
+        for name, weight in weights.items():
+            metrics[f"weight/{name}"] = weight
+        self._log(metrics, done)

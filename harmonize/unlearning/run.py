@@ -1,0 +1,329 @@
+"""`harmonize unlearn`: what happens in which order, from configuration to results."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from harmonize.config.instantiate import call
+from harmonize.console import say, warn
+from harmonize.data.corpus import Corpus
+from harmonize.data.views import RowFactory
+from harmonize.errors import DataError, RunError
+from harmonize.evaluation.selection import select_score
+from harmonize.models.cache import TeacherCache
+from harmonize.models.load import LoadedModel
+from harmonize.models.lora import apply_peft
+from harmonize.models.save import export
+from harmonize.reporting.card import model_card
+from harmonize.reporting.table import run_table
+from harmonize.tracking.loggers import build_tracker
+from harmonize.tracking.results import build_results
+from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning.callbacks import ValAxes, restore
+from harmonize.unlearning.figures import Evaluations, Figures
+from harmonize.unlearning.fit import fit
+from harmonize.unlearning.module import UnlearningModule
+from harmonize.unlearning.setup import load_corpus, load_target, set_threads
+from harmonize.unlearning.steps import StepLoader
+from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher, trained_examples
+from harmonize.unlearning.terms import build_terms
+from harmonize.unlearning.worst import WorstPrefill
+
+VAL_AXES = ("forget", "retain", "neighbor", "asr", "utility")
+
+
+def run(cfg: Any, folder: Path) -> dict[str, Any]:
+    """One run: unlearn, evaluate, write the folder.
+
+    Args:
+        cfg: Checked configuration of `harmonize unlearn`.
+        folder: The run folder.
+
+    Returns:
+        Metric values by name.
+
+    Raises:
+        HarmonizeError: Anything a user can mend; the folder's status says so too.
+    """
+    place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
+    with place.running():
+        if cfg.resume and place.results.exists() and place.previous_state == "done":
+            say(f"{folder} is done already; nothing to resume.")
+            from harmonize.tracking.results import read_run
+
+            return {k: m.value for k, m in read_run(folder).results.metrics.items()}
+        _same_configuration(cfg, place)
+        place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        return _Run(cfg, place).go()
+
+
+class _Run:
+    """The parts of one run, in the order they are needed."""
+
+    def __init__(self, cfg: Any, place: RunFolder) -> None:
+        self.cfg, self.place = cfg, place
+        self.timing: dict[str, float] = {}
+        self.began = time.perf_counter()
+        self.began_cpu = time.process_time()
+
+    def go(self) -> dict[str, Any]:
+        cfg, place = self.cfg, self.place
+        set_threads(cfg.trainer)
+        torch.manual_seed(cfg.seed)
+        corpus = load_corpus(cfg)
+        roles = list(cfg.method.response)
+        _check_roles(cfg, corpus, roles)
+        terms = build_terms(cfg.method.objectives, cfg.allow)
+        evaluations = Evaluations(cfg, corpus)
+        with self._timed("load_s"):
+            loaded = load_target(cfg, corpus, None)
+            start_digest = loaded.digest
+        with self._timed("references_s"):
+            target = evaluations.cached(loaded, "target")
+            target_val = evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
+            teacher_figures = self._teacher_figures(evaluations, loaded, corpus, terms)
+            gold = self._gold(evaluations, corpus)
+        loaded.model = apply_peft(loaded.model, cfg.peft)
+        teacher: TeacherCache | None = None
+        with self._timed("teacher_s"):
+            if needs_teacher(cfg, terms):
+                teacher = build_teacher(cfg, corpus, loaded, start_digest, instruction_of(cfg, corpus))
+        config = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(config, dict)
+        tracker = build_tracker(
+            config, place.path, job_type="unlearn", resume_step=self._resumed_step()
+        )
+        try:
+            with self._timed("train_s"):
+                module, looks, steps = self._train(loaded, corpus, roles, terms, teacher, target_val, evaluations, tracker.log)
+            if looks.best_ok and looks.path is not None and looks.path.exists() and looks.best_step < steps:
+                restore(module, looks.path)
+                say(f"Kept the state of step {looks.best_step}, the best on val.")
+            loaded.model.eval()
+            if teacher is not None:
+                self.timing["teacher_forwards"] = float(teacher.forwards)
+            with self._timed("evaluate_s"):
+                report = evaluations.run(loaded)
+            report.write_samples(place.samples)
+            figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
+            selection = {
+                "rule": "lowest forget + ASR on val, among states above the floors on neighbor and utility",
+                "best_step": looks.best_step if looks.best_ok else None,
+                "steps": steps,
+                "looks": looks.history,
+            }
+            if cfg.trainer.val_check_interval and not looks.best_ok:
+                figures.notes.append("No state met the floors on val; the last one was kept.")
+            self.timing["total_s"] = time.perf_counter() - self.began
+            self.timing["cpu_s"] = time.process_time() - self.began_cpu
+            results = build_results(
+                config=config,
+                seed=cfg.seed,
+                timing=self.timing,
+                peak_memory_bytes=_peak_memory(),
+                metrics=figures.metrics,
+                target_metrics=target.metrics,
+                teacher_metrics=teacher_figures.metrics if teacher_figures else {},
+                gold_metrics=gold.metrics if gold else {},
+                outcomes=figures.outcomes,
+                notes=[*corpus.notes, *figures.notes],
+                selection=selection,
+            )
+            if cfg.save_model:
+                export(loaded, place.model, model_card(results), merge=cfg.peft.merge)
+            place.write_json("results.json", results.to_dict())
+            tracker.summary(figures.metrics)
+        finally:
+            lines = tracker.close()
+        self._close(results, lines)
+        return figures.values()
+
+    def _teacher_figures(
+        self, evaluations: Evaluations, loaded: LoadedModel, corpus: Corpus, terms: Any
+    ) -> Figures | None:
+        """The instructed teacher on the five axes, and a warning if it leaks or over-refuses."""
+        cfg = self.cfg
+        if not cfg.teacher.report or not (corpus.instructions or cfg.teacher.instruction):
+            return None
+        figures = evaluations.cached(
+            loaded, "instructed teacher", instruction=instruction_of(cfg, corpus), axes=VAL_AXES
+        )
+        if needs_teacher(cfg, terms):
+            values = figures.values()
+            leak = max((values.get(n, 0.0) for n in ("forget_accuracy", "forget_heldout_accuracy")), default=0)
+            if leak > cfg.teacher.leak_limit:
+                warn(
+                    f"The instructed teacher still answers {leak:.0%} of the forget questions; its student will "
+                    "learn that. Try another teacher.instruction=..."
+                )
+            for role in ("neighbor", "retain"):
+                rate = values.get(f"{role}_refusal_rate", 0.0)
+                if rate > cfg.teacher.overrefusal_limit:
+                    warn(
+                        f"The instructed teacher refuses {rate:.0%} of the {role} questions; its student will learn "
+                        "that. Try another teacher.instruction=..., or leave the role out of teacher.instruct_roles."
+                    )
+        return figures
+
+    def _gold(self, evaluations: Evaluations, corpus: Corpus) -> Figures | None:
+        if not self.cfg.model.gold:
+            return None
+        return evaluations.cached(load_target(self.cfg, corpus, self.cfg.model.gold), "gold model")
+
+    def _train(
+        self,
+        loaded: LoadedModel,
+        corpus: Corpus,
+        roles: list[str],
+        terms: Any,
+        teacher: TeacherCache | None,
+        target_val: Figures,
+        evaluations: Evaluations,
+        log: Any,
+    ) -> tuple[UnlearningModule, ValAxes, int]:
+        cfg, settings = self.cfg, self.cfg.trainer
+        renderer = loaded.renderer
+        factory = RowFactory(
+            corpus,
+            renderer,
+            cfg.dataset.prefill,
+            cfg.method.response,
+            cfg.seed,
+            max_length=getattr(loaded.model.config, "max_position_embeddings", None),
+            teacher_target=teacher.target if teacher else None,
+            cache_start=teacher.start if teacher else None,
+        )
+        examples = trained_examples(corpus, roles)
+        by_id = {e.id: e for group in examples.values() for e in group}
+        module = UnlearningModule(
+            loaded.model,
+            terms,
+            optimizer=lambda parameters: call(cfg.optimizer, params=parameters, allow=cfg.allow, skip=("name",)),
+            scheduler=lambda o: call(
+                cfg.scheduler, optimizer=o, total_steps=settings.max_steps, allow=cfg.allow, skip=("name",)
+            ),
+            combiner=call(cfg.gradient, allow=cfg.allow, skip=("name",)),
+            controller=call(cfg.controller, allow=cfg.allow, skip=("name",)),
+            pad_id=renderer.pad_id,
+            seed=cfg.seed,
+            teacher=teacher,
+            accumulate=settings.accumulate_grad_batches,
+            clip=settings.gradient_clip_val,
+            log=log,
+            log_every=settings.log_every_n_steps,
+            choose_worst=WorstPrefill(by_id, renderer, renderer.pad_id, cfg.dataset.prefill.every),
+        )
+
+        def look() -> dict[str, float]:
+            report = evaluations.run(loaded, split="val", axes=VAL_AXES, progress=False)
+            loaded.model.train()
+            return {k: m.value for k, m in report.metrics.items() if m.value is not None}
+
+        looks = ValAxes(
+            look,
+            lambda found: select_score(
+                found, target_val.values(), settings.neighbor_floor, settings.utility_floor
+            ),
+            every=settings.val_check_interval,
+            max_steps=settings.max_steps,
+            folder=self.place.checkpoints if settings.keep_best else None,
+            patience=settings.early_stop_patience,
+            log=log,
+        )
+        sampler_node = {**OmegaConf.to_container(cfg.sampler, resolve=True)}  # type: ignore[arg-type]
+        sampler_node["rows"] = {r: n for r, n in sampler_node.get("rows", {}).items() if r in roles}
+        sampler = call(
+            sampler_node,
+            allow=cfg.allow,
+            skip=("name",),
+            examples=examples,
+            seed=cfg.seed,
+            rank=0,
+            world_size=1,
+        )
+        loaded.model.train()
+        steps = fit(
+            module,
+            lambda start: StepLoader(sampler, lambda d: factory.views(d.example, d.epoch), start),
+            settings,
+            title=f"{cfg.method.name} seed {cfg.seed}",
+            checkpoints=self.place.checkpoints,
+            resume=cfg.resume,
+            callbacks=[looks],
+        )
+        return module, looks, steps
+
+    def _resumed_step(self) -> int | None:
+        path = self.place.checkpoints / "last.ckpt"
+        if not (self.cfg.resume and path.exists()):
+            return None
+        try:
+            return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
+        except Exception as error:  # any unreadable file: torch raises many kinds
+            raise RunError(
+                f"{path} cannot be read ({error}). Start anew with overwrite=true."
+            ) from error
+
+    def _close(self, results: Any, lines: list[str]) -> None:
+        run_table(results)
+        folder = self.place.path
+        self.place.next = f"harmonize reproduce-paper-table --study {folder.parent}"
+        say(f"Run: {folder}")
+        if self.cfg.save_model:
+            say(f"Model: {self.place.model}")
+        for path in self.place.sensitive_files():
+            say(f"Sensitive (harmonize purge {folder}): {path}")
+        for line in (*lines, f"Next: {self.place.next}"):
+            say(line)
+
+    def _timed(self, name: str) -> Any:
+        return _Timer(self.timing, name)
+
+
+class _Timer:
+    def __init__(self, into: dict[str, float], name: str) -> None:
+        self.into, self.name = into, name
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.into[self.name] = self.into.get(self.name, 0.0) + time.perf_counter() - self.began
+
+
+def _check_roles(cfg: Any, corpus: Corpus, roles: list[str]) -> None:
+    for role in roles:
+        if cfg.sampler.rows.get(role, 0) and not corpus.select(role, "train"):
+            raise DataError(
+                f"The data set '{corpus.name}' has no training examples of role '{role}', which method="
+                f"{cfg.method.name} trains on. Add some, or leave the role out: ~method.response.{role} "
+                f"sampler.rows.{role}=0."
+            )
+
+
+def _same_configuration(cfg: Any, place: RunFolder) -> None:
+    """A resumed run must be the run it resumes."""
+    if not cfg.resume or not place.config.exists():
+        return
+    before, now = OmegaConf.load(place.config), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    free = ("resume", "overwrite")
+    for name in free:
+        before[name] = now[name]
+    changed = [k for k in now if before.get(k) != now[k]]
+    if changed:
+        raise RunError(
+            f"{place.path} was started with another configuration (different: {', '.join(map(str, changed))}). "
+            "Resume with the same overrides, or start anew with overwrite=true."
+        )
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

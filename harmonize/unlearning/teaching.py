@@ -1,0 +1,99 @@
+"""From the method's demands to teacher requests: which questions the teacher reads, and what it is scored on."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harmonize.console import progress_bar
+from harmonize.data.corpus import Corpus
+from harmonize.data.example import Example, Split
+from harmonize.data.views import refusal_for
+from harmonize.errors import ConfigError
+from harmonize.models.cache import TeacherCache, TeacherRequest, build_teacher_cache
+from harmonize.models.head import Head
+from harmonize.models.load import LoadedModel
+from harmonize.models.lora import adapters_off, has_adapters
+from harmonize.unlearning.terms import Term
+
+
+def trained_examples(corpus: Corpus, roles: Sequence[str]) -> dict[str, tuple[Example, ...]]:
+    """Training examples of each role."""
+    return {role: corpus.select(role, Split.TRAIN) for role in roles}
+
+
+def instruction_of(cfg: Any, corpus: Corpus) -> str:
+    """The teacher's instruction: the configured one, or the data set's first.
+
+    Raises:
+        ConfigError: Neither exists.
+    """
+    text = cfg.teacher.instruction or (corpus.instructions[0] if corpus.instructions else None)
+    if not text:
+        raise ConfigError(
+            f"The teacher has no instruction: the data set '{corpus.name}' brings none. "
+            "Give one: teacher.instruction='You know nothing about ...'."
+        )
+    return str(text)
+
+
+def needs_teacher(cfg: Any, terms: Sequence[Term]) -> bool:
+    """Whether the method reads the teacher's logits or answers at all."""
+    return any(t.needs_teacher for t in terms) or "teacher" in cfg.method.response.values()
+
+
+def build_teacher(
+    cfg: Any, corpus: Corpus, loaded: LoadedModel, digest: str, instruction: str
+) -> TeacherCache:
+    """The teacher of a run: its cache, filled or found, or a live teacher with `teacher.cache=none`.
+
+    Args:
+        cfg: Configuration of `harmonize unlearn`.
+        corpus: The data set.
+        loaded: The start model; adapters, if any, are switched off while the teacher speaks.
+        digest: Content key of the start model's weights.
+        instruction: What the teacher is told.
+    """
+    renderer = loaded.renderer
+    requests = []
+    for role, source in cfg.method.response.items():
+        for example in corpus.select(role, Split.TRAIN):
+            told = instruction if role in cfg.teacher.instruct_roles else None
+            target: tuple[int, ...] | None = None
+            if source == "reference":
+                target = renderer.target_ids(example.answer)
+            elif source == "refusal":
+                target = renderer.target_ids(refusal_for(corpus, example))
+            requests.append(
+                TeacherRequest(example.id, role, renderer.prompt_ids(example.question, told), target)
+            )
+    model = loaded.model
+    mode = getattr(cfg.teacher.cache, "value", str(cfg.teacher.cache))
+    if mode == "none" and not has_adapters(model):
+        # live and fully fine-tuned: the only case that needs the start weights twice
+        model = copy.deepcopy(model).requires_grad_(False)
+    context: Callable[[], Any] = (
+        (lambda: adapters_off(model)) if has_adapters(model) else contextlib.nullcontext
+    )
+    with progress_bar() as bar:
+        task = bar.add_task("teacher", total=None)
+        return build_teacher_cache(
+            model,
+            Head.of(model),
+            requests,
+            digest=digest,
+            renderer_digest=renderer.digest,
+            end_id=renderer.end_id,
+            stop_ids=renderer.stop_ids,
+            pad_id=renderer.pad_id,
+            max_new_tokens=cfg.teacher.max_new_tokens,
+            mode=mode,
+            top_k=cfg.teacher.cache_top_k,
+            cache_dir=Path(cfg.paths.cache_dir) / "teacher",
+            batch_size=cfg.teacher.batch_size,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            context=context,
+        )
