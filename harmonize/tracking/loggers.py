@@ -217,6 +217,7 @@ class WandbTracker(Tracker):
                 f"W&B could not start in mode {mode}: {error}. Log in with `wandb login` "
                 "(or set WANDB_API_KEY), or stay offline with logger.wandb.mode=offline"
             ) from error
+        self._taking = True
         self.run_id = str(self._run.id)
         self._directory = Path(str(self._run.settings.sync_dir))
         self._run.define_metric(STEP)
@@ -253,13 +254,13 @@ class WandbTracker(Tracker):
         return [f"W&B is offline. To upload: wandb sync {shlex.quote(str(self._directory))}"]
 
     def _guarded(self, action: Callable[[], Any]) -> None:
-        if self._run is None:
+        if self._run is None or not self._taking:
             return
         try:
             action()
         except Exception as error:
             log.warning("W&B stopped taking numbers (%s); the run goes on without it.", error)
-            self._run = None
+            self._taking = False
 
 
 def without_home(value: Any) -> Any:
