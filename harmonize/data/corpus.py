@@ -38,9 +38,7 @@ class Corpus:
     gold_dialogues: tuple[Dialogue, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
-    def select(
-        self, role: Role | str | None = None, split: Split | str | None = None
-    ) -> tuple[Example, ...]:
+    def select(self, role: Role | str | None = None, split: Split | str | None = None) -> tuple[Example, ...]:
         """Examples of a role and split (None = any), in file order."""
         return tuple(
             e
@@ -48,9 +46,7 @@ class Corpus:
             if (role is None or e.role == role) and (split is None or e.split == split)
         )
 
-    def facts(
-        self, role: Role | str, split: Split | str | None = None
-    ) -> tuple[Example, ...]:
+    def facts(self, role: Role | str, split: Split | str | None = None) -> tuple[Example, ...]:
         """One example per fact: the first of each `fact_id`."""
         seen: dict[str, Example] = {}
         for example in self.select(role, split):

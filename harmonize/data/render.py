@@ -65,16 +65,12 @@ class Renderer:
             )
         self.stop_ids: tuple[int, ...] = tuple(sorted(stops))
         bos = tokenizer.bos_token_id
-        self._bos = (
-            int(bos) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
-        )
+        self._bos = int(bos) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
         first_piece = tokenizer.convert_ids_to_tokens(self._encode("a")[:1])
         adds_space = bool(first_piece) and str(first_piece[0]).startswith("\u2581")
         self._lead = "" if self.chat or adds_space else " "
         self.end_id = self._end_of_turn()
-        self.pad_id = int(
-            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
-        )
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id)
         self._prompts = lru_cache(maxsize=65536)(self._render_prompt)
         self._answers = lru_cache(maxsize=65536)(self._render_answer)
 
@@ -83,7 +79,9 @@ class Renderer:
         """Content key of everything that decides the ids: vocabulary, template, boundaries."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         model = backend.to_str() if backend is not None else sorted(self.tokenizer.get_vocab().items())
-        template = self.tokenizer.chat_template if self.chat else [self.plain.instruction, self.plain.question]
+        template = (
+            self.tokenizer.chat_template if self.chat else [self.plain.instruction, self.plain.question]
+        )
         return content_hash(model, template, self.stop_ids, self.end_id, self._bos, self._lead)
 
     def prompt_ids(self, question: str, instruction: str | None = None) -> tuple[int, ...]:

@@ -67,9 +67,7 @@ class RowSampler:
         window, inside = divmod(place, _WINDOW)
         order = permutation(len(self.rows), self.seed, "finetune", epoch)
         start = window * _WINDOW * self.size
-        members = sorted(
-            order[start : start + _WINDOW * self.size], key=lambda i: (self.rows[i].length, i)
-        )
+        members = sorted(order[start : start + _WINDOW * self.size], key=lambda i: (self.rows[i].length, i))
         batches = [members[i : i + self.size] for i in range(0, len(members), self.size)]
         chosen = batches[permutation(len(batches), self.seed, "window", epoch, window)[inside]]
         return [self.rows[i] for i in chosen]

@@ -175,7 +175,9 @@ class UnlearningModule(L.LightningModule):
 
     def _refuse(self, raw: Mapping[tuple[str, str], Tensor], norm: float, step: int) -> None:
         bad = [f"{name}/{role}" for (name, role), v in raw.items() if not math.isfinite(float(v))]
-        culprit = f"the term {', '.join(bad)} is" if bad else f"the gradient norm is {norm}, although every term is"
+        culprit = (
+            f"the term {', '.join(bad)} is" if bad else f"the gradient norm is {norm}, although every term is"
+        )
         state = "not finite" if bad else "finite"
         raise TrainingError(
             f"Stopped at step {step}: {culprit} {state}. The weights before this step are kept. "

@@ -96,12 +96,12 @@ class _Run:
                 teacher = build_teacher(cfg, corpus, loaded, start_digest, instruction_of(cfg, corpus))
         config = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(config, dict)
-        tracker = build_tracker(
-            config, place.path, job_type="unlearn", resume_step=self._resumed_step()
-        )
+        tracker = build_tracker(config, place.path, job_type="unlearn", resume_step=self._resumed_step())
         try:
             with self._timed("train_s"):
-                module, looks, steps = self._train(loaded, corpus, roles, terms, teacher, target_val, evaluations, tracker.log)
+                module, looks, steps = self._train(
+                    loaded, corpus, roles, terms, teacher, target_val, evaluations, tracker.log
+                )
             if looks.best_ok and looks.path is not None and looks.path.exists() and looks.best_step < steps:
                 restore(module, looks.path)
                 say(f"Kept the state of step {looks.best_step}, the best on val.")
@@ -126,7 +126,7 @@ class _Run:
                 config=config,
                 seed=cfg.seed,
                 timing=self.timing,
-                peak_memory_bytes=_peak_memory(),
+                peak_memory_bytes=peak_memory(),
                 metrics=figures.metrics,
                 target_metrics=target.metrics,
                 teacher_metrics=teacher_figures.metrics if teacher_figures else {},
@@ -156,7 +156,9 @@ class _Run:
         )
         if needs_teacher(cfg, terms):
             values = figures.values()
-            leak = max((values.get(n, 0.0) for n in ("forget_accuracy", "forget_heldout_accuracy")), default=0)
+            leak = max(
+                (values.get(n, 0.0) for n in ("forget_accuracy", "forget_heldout_accuracy")), default=0
+            )
             if leak > cfg.teacher.leak_limit:
                 warn(
                     f"The instructed teacher still answers {leak:.0%} of the forget questions; its student will "
@@ -204,7 +206,9 @@ class _Run:
         module = UnlearningModule(
             loaded.model,
             terms,
-            optimizer=lambda parameters: call(cfg.optimizer, params=parameters, allow=cfg.allow, skip=("name",)),
+            optimizer=lambda parameters: call(
+                cfg.optimizer, params=parameters, allow=cfg.allow, skip=("name",)
+            ),
             scheduler=lambda o: call(
                 cfg.scheduler, optimizer=o, total_steps=settings.max_steps, allow=cfg.allow, skip=("name",)
             ),
@@ -266,9 +270,7 @@ class _Run:
         try:
             return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
         except Exception as error:  # any unreadable file: torch raises many kinds
-            raise RunError(
-                f"{path} cannot be read ({error}). Start anew with overwrite=true."
-            ) from error
+            raise RunError(f"{path} cannot be read ({error}). Start anew with overwrite=true.") from error
 
     def _close(self, results: Any, lines: list[str]) -> None:
         run_table(results)
@@ -323,7 +325,8 @@ def _same_configuration(cfg: Any, place: RunFolder) -> None:
         )
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Largest memory of this process so far, in bytes (of the GPU where there is one)."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

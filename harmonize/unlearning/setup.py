@@ -105,7 +105,9 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
     with locked(folder.with_suffix(".lock")):
         if (folder / "config.json").exists():
             return folder
-        say(f"Making {name} for {preset}, world {cfg.dataset.get('world_seed')} (once; cached in {folder}) ...")
+        say(
+            f"Making {name} for {preset}, world {cfg.dataset.get('world_seed')} (once; cached in {folder}) ..."
+        )
         optimizer, scheduler, settings = recipe_nodes(cfg, recipe)
         loaded = new_model(architecture, sandbox.tokenizer(preset), seed=0, name=name)
         train(
@@ -120,7 +122,9 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
         )
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            export(loaded, partial, f"# {preset}: {name}\n\nA synthetic world's model; nothing in it is real.\n")
+            export(
+                loaded, partial, f"# {preset}: {name}\n\nA synthetic world's model; nothing in it is real.\n"
+            )
             os.replace(partial, folder)
         except OSError:
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""`harmonize evaluate`: any checkpoint, any data set, any suite."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from harmonize.console import say
+from harmonize.reporting.table import run_table
+from harmonize.tracking.loggers import build_tracker
+from harmonize.tracking.results import build_results
+from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning.figures import Evaluations
+from harmonize.unlearning.run import peak_memory
+from harmonize.unlearning.setup import load_corpus, load_target, set_threads
+from harmonize.unlearning.teaching import instruction_of
+
+
+def run(cfg: Any, folder: Path) -> dict[str, Any]:
+    """Evaluates `model.name_or_path` on the data set and writes results.json and samples.jsonl.
+
+    Args:
+        cfg: Checked configuration of `harmonize evaluate`.
+        folder: The run folder.
+
+    Returns:
+        Metric values by name.
+    """
+    place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
+    with place.running():
+        began = time.perf_counter()
+        set_threads(cfg.trainer)
+        torch.manual_seed(cfg.seed)
+        place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        corpus = load_corpus(cfg)
+        loaded = load_target(cfg, corpus, None)
+        evaluations = Evaluations(cfg, corpus)
+        instruction = instruction_of(cfg, corpus) if cfg.instructed else None
+        report = evaluations.run(loaded, cfg.split, instruction)
+        report.write_samples(place.samples)
+        gold = None
+        if cfg.model.gold:
+            gold = evaluations.cached(load_target(cfg, corpus, cfg.model.gold), "gold model", cfg.split)
+        config = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(config, dict)
+        results = build_results(
+            config=config,
+            seed=cfg.seed,
+            timing={"total_s": time.perf_counter() - began},
+            peak_memory_bytes=peak_memory(),
+            metrics=dict(report.metrics),
+            target_metrics={},
+            teacher_metrics={},
+            gold_metrics=gold.metrics if gold else {},
+            outcomes=dict(report.outcomes),
+            notes=[*corpus.notes, *report.notes],
+        )
+        place.write_json("results.json", results.to_dict())
+        tracker = build_tracker(config, folder, job_type="evaluate")
+        tracker.summary(report.metrics)
+        lines = tracker.close()
+        run_table(results)
+        for line in (f"Run: {folder}", *lines):
+            say(line)
+        for path in place.sensitive_files():
+            say(f"Sensitive (harmonize purge {folder}): {path}")
+    return {k: m.value for k, m in report.metrics.items()}
