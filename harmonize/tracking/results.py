@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,46 @@ def _check_version(version: Any, where: str) -> None:
             f"{where}: schema version {version} is newer than {SCHEMA_VERSION}, the one this version reads. "
             "Update harmonize."
         )
+
+
+def build_results(
+    *,
+    config: Mapping[str, Any],
+    seed: int,
+    metrics: Mapping[str, Metric],
+    target_metrics: Mapping[str, Metric] | None = None,
+    teacher_metrics: Mapping[str, Metric] | None = None,
+    gold_metrics: Mapping[str, Metric] | None = None,
+    outcomes: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    timing: Mapping[str, float] | None = None,
+    peak_memory_bytes: int | None = None,
+    command: str = "unlearn",
+    **extra: Any,
+) -> Results:
+    """A run's results with the state of code, libraries and machine added; further names go to `extra`."""
+    from harmonize.tracking import environment
+
+    def block(found: Mapping[str, Metric] | None) -> Metrics | None:
+        return dict(found) if found else None  # measured nothing: not measured
+
+    return Results(
+        config=plain(config),
+        seed=seed,
+        metrics=dict(metrics),
+        target_metrics=block(target_metrics),
+        teacher_metrics=block(teacher_metrics),
+        gold_metrics=block(gold_metrics),
+        outcomes=plain(outcomes or {}),
+        notes=list(notes),
+        timing=dict(timing or {}),
+        peak_memory_bytes=peak_memory_bytes or environment.peak_memory_bytes(),
+        git=environment.git_state(),
+        versions=environment.versions(),
+        hardware=environment.hardware(),
+        command=command,
+        extra=plain(extra),
+    )
 
 
 def plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from harmonize.tracking.results import (
     SCHEMA_VERSION,
     Metric,
     Results,
+    build_results,
     higher_is_better,
     read_results,
     read_run,
@@ -166,6 +167,22 @@ def test_directions() -> None:
     assert not higher_is_better("neighbor_refusal_rate_trained")
     assert higher_is_better("neighbor_accuracy_trained")
     assert not higher_is_better("something_new", default=False)
+
+
+def test_build_results_adds_the_environment(tmp_path: Path) -> None:
+    results = build_results(
+        config={"path": tmp_path},
+        seed=3,
+        metrics={"forget_accuracy": Metric(0.0, 5, higher_is_better=False)},
+        target_metrics={},
+        selection={"best_step": 40},
+    )
+    assert results.versions["python"]
+    assert results.hardware["cores"] >= 1
+    assert results.peak_memory_bytes
+    assert results.target_metrics is None
+    assert results.extra == {"selection": {"best_step": 40}}
+    assert read_results(write_results(tmp_path, results)) == results
 
 
 def test_read_run(tmp_path: Path) -> None:
