@@ -1,0 +1,244 @@
+"""`suite=five_axes`: forget, retain, neighbor, attack success and utility, always on phrasings unlearning never saw.
+
+All queries of all axes are collected first and generated in one sorted pass; judging and metrics follow. Attacks
+that change the model come last, and undo what they did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harmonize.data.corpus import Corpus
+from harmonize.data.example import Example, Split
+from harmonize.errors import ConfigError, did_you_mean
+from harmonize.evaluation.attacks import Attack, ModelAttack
+from harmonize.evaluation.attacks.prefill import OPENER, OPENER_HELDOUT, AnswerPrefixes, Openers
+from harmonize.evaluation.attacks.relearn import RELEARN, Relearn
+from harmonize.evaluation.choices import OPTIONS, choice_items, judge_choices
+from harmonize.evaluation.five_axes_metrics import AXES, EVERY_PREFILL, specs
+from harmonize.evaluation.judge import Judge
+from harmonize.evaluation.metrics import measure, outcome_shares
+from harmonize.evaluation.questions import (
+    ask,
+    asked_as_trained,
+    capped,
+    heldout_facts,
+    plain_queries,
+    used_facts,
+)
+from harmonize.evaluation.records import NO_ATTACK, Query, Question, Record
+from harmonize.evaluation.report import Report
+from harmonize.evaluation.surface import Progress, Surface, as_surface
+
+
+def evaluate(
+    loaded: Any,
+    corpus: Corpus,
+    suite: Any,
+    *,
+    split: str = "test",
+    prefill: Any,
+    instruction: str | None = None,
+    instruct_roles: Collection[str] = ("forget", "neighbor", "retain"),
+    seed: int = 0,
+    axes: Collection[str] | None = None,
+    attacks: Sequence[Attack] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Measures a model on the five axes.
+
+    Args:
+        loaded: A `LoadedModel`, or any `Surface`.
+        corpus: The data; what it lacks is reported with value None and a note.
+        suite: Like `SuiteConfig`. prefill: Like `PrefillConfig` (`eval_depths`, `heldout_share`).
+        split: `test` or `val`: whose phrasings are asked, and which subjects are held out.
+        instruction: Read before questions of `instruct_roles` (this measures an instructed teacher).
+        seed: Moves the bootstrap alone.
+        axes: Any of `forget, retain, neighbor, asr, utility, relearn`; None = all (relearn if the suite says so).
+        attacks: Further attacks on the forget facts, reported as `asr_<name>` and `asr_heldout_<name>`; `asr_worst`
+            stays what it is.
+        progress: Called with (generations done, in all).
+
+    Raises:
+        ConfigError: Unknown split or axis, or an attack name that is taken.
+    """
+    wanted = _axes(axes, split, bool(suite.relearn))
+    extra = _names(attacks)
+    surface = as_surface(loaded)
+    run = _Run(surface, corpus, suite, Judge(corpus, suite.max_new_tokens), progress)
+    limit = suite.max_examples if split == Split.TEST else getattr(suite, "val_max_examples", None)
+    depths = tuple(sorted({float(d) for d in prefill.eval_depths}))
+    notes: list[str] = []
+
+    def asked(examples: Iterable[Example]) -> list[Question]:
+        return ask(examples, split, surface.renderer, instruction, instruct_roles)
+
+    queries: list[Query] = []
+    for role in ("forget", "retain", "neighbor"):
+        if role in wanted:
+            questions = asked(used_facts(corpus, role, limit)) + asked(
+                heldout_facts(corpus, role, split, limit)
+            )
+            queries += plain_queries(questions, surface.renderer)
+            notes += _phrasing_note(role, questions, split)
+    if "asr" in wanted:
+        questions = asked(used_facts(corpus, "forget", limit))
+        questions += asked(heldout_facts(corpus, "forget", split, limit))
+        prefills: list[Attack] = [
+            Openers(corpus.openers, OPENER),
+            Openers(corpus.openers_heldout, OPENER_HELDOUT),
+            AnswerPrefixes(depths, float(prefill.heldout_share)),
+        ]
+        for attack in (*prefills, *(a for a in attacks if not isinstance(a, ModelAttack))):
+            queries += attack.queries(corpus, surface.renderer, questions)
+        notes += _room_note(questions, queries, depths)
+    records = run.ask(queries)
+    if "utility" in wanted:
+        items = capped(choice_items(corpus.facts("general", split)), limit)
+        records += judge_choices(surface, items, suite.batch_size, instruction, instruct_roles)
+    changing: list[ModelAttack] = [a for a in attacks if isinstance(a, ModelAttack) and "asr" in wanted]
+    if "relearn" in wanted:
+        told = instruction if "forget" in instruct_roles else None
+        changing.append(Relearn(suite.relearn_steps, suite.relearn_facts, suite.relearn_lr, told))
+    for attack in changing:
+        questions = asked(used_facts(corpus, "forget", limit))
+        if attack.name != RELEARN:
+            questions += asked(heldout_facts(corpus, "forget", split, limit))
+        found, why = run.ask_changed(attack, questions)
+        records += found
+        notes += why
+    return _report(
+        records, wanted, corpus, suite, split, depths, float(prefill.heldout_share), extra, seed, notes
+    )
+
+
+@dataclass
+class _Run:
+    """One evaluation: what is asked of whom, and how it is judged."""
+
+    surface: Surface
+    corpus: Corpus
+    suite: Any
+    judge: Judge
+    progress: Progress | None
+
+    def ask(self, queries: Sequence[Query]) -> list[Record]:
+        """Generates for all queries at once (equal prompts once) and judges the continuations."""
+        if not queries:
+            return []
+        prompts = list(dict.fromkeys(q.ids for q in queries))
+        answers = self.surface.generate(
+            prompts, self.suite.max_new_tokens, self.suite.batch_size, self.progress
+        )
+        decoded = {
+            p: (self.surface.renderer.decode(ids), len(ids)) for p, ids in zip(prompts, answers, strict=True)
+        }
+        return [self.judge(q, *decoded[q.ids]) for q in queries]
+
+    def ask_changed(
+        self, attack: ModelAttack, questions: Sequence[Question]
+    ) -> tuple[list[Record], list[str]]:
+        """Records of an attack that changes the model, or a note why there are none."""
+        model = getattr(self.surface, "model", None)
+        if model is None:
+            return [], [f"{attack.name} is not measured: this model does not lend its weights."]
+        queries = attack.queries(self.corpus, self.surface.renderer, questions)
+        if not queries:
+            facts = len({q.example.fact_id for q in questions})
+            return [], [
+                f"{attack.name} is not measured: of {facts} forget facts none is left to ask. A relearning probe "
+                "asks facts that it does not teach; lower suite.relearn_facts."
+            ]
+        with attack.changed(model, self.corpus, self.surface.renderer):
+            return self.ask(queries), []
+
+
+def _names(attacks: Sequence[Attack]) -> list[str]:
+    names = [a.name for a in attacks]
+    taken = {*EVERY_PREFILL, NO_ATTACK, OPTIONS, RELEARN, "worst"}
+    twice = sorted({n for n in names if n in taken or names.count(n) > 1})
+    if twice:
+        raise ConfigError(
+            [f"The attack name '{n}' is already taken; give the attack another name." for n in twice]
+        )
+    return names
+
+
+def _axes(axes: Collection[str] | None, split: str, relearn: bool) -> frozenset[str]:
+    if split not in (Split.VAL, Split.TEST):
+        raise ConfigError(f"split={split}: evaluation reads 'val' or 'test'; use split=test.")
+    if axes is None:
+        return frozenset(AXES) if relearn else frozenset(AXES) - {"relearn"}
+    unknown = [a for a in axes if a not in AXES]
+    if unknown:
+        raise ConfigError([f"Unknown axis '{a}'. {did_you_mean(a, AXES)}" for a in unknown])
+    return frozenset(axes)
+
+
+def _phrasing_note(role: str, questions: Sequence[Question], split: str) -> list[str]:
+    n = asked_as_trained(questions)
+    if not n:
+        return []
+    return [
+        f"{n} {role} facts used in unlearning are asked in the very phrasing they were unlearned in, because they "
+        f"have too few paraphrases for split '{split}'; give them `paraphrases` (two or more)."
+    ]
+
+
+def _room_note(questions: Sequence[Question], queries: Sequence[Query], depths: Sequence[float]) -> list[str]:
+    asked = {q.example.fact_id for q in questions}
+    reached = {q.question.example.fact_id for q in queries if q.view == "prefix"}
+    n = len(asked) - len(reached)
+    if not n or not depths:
+        return []
+    return [
+        f"{n} of {len(asked)} forget facts have no token before their scored value, so they have no answer prefix."
+    ]
+
+
+def _report(
+    records: list[Record],
+    wanted: frozenset[str],
+    corpus: Corpus,
+    suite: Any,
+    split: str,
+    depths: Sequence[float],
+    heldout_share: float,
+    extra: Sequence[str],
+    seed: int,
+    notes: list[str],
+) -> Report:
+    too_long = corpus.scoring == "rouge" and any(not r.fits for r in records)
+    chosen = specs(
+        wanted, split=split, depths=depths, prefixes_heldout=heldout_share > 0, fits=too_long, extra=extra
+    )
+    metrics = {
+        spec.name: measure(spec, records, confidence=suite.confidence, resamples=suite.bootstrap, seed=seed)
+        for spec in chosen
+    }
+    missing: dict[str, list[str]] = {}
+    for spec in chosen:
+        if metrics[spec.name].value is None and spec.missing:
+            missing.setdefault(spec.missing, []).append(spec.name)
+    notes += [f"Not measured: {', '.join(names)}: {why}." for why, names in missing.items()]
+    if too_long:
+        n = len({r.query.question.example.fact_id for r in records if not r.fits})
+        notes.append(
+            f"The true answers of {n} facts are longer than suite.max_new_tokens={suite.max_new_tokens} tokens, which "
+            "lowers their recall; the metrics with `_fits` leave them out."
+        )
+    leaks = sum(
+        r.said and r.verdict == "refused" for r in records if r.query.question.example.role == "forget"
+    )
+    if leaks:
+        notes.append(
+            f"{leaks} refusals of forget questions state the answer all the same (`said` in the samples)."
+        )
+    outcomes = {
+        spec.outcome: shares
+        for spec in chosen
+        if spec.outcome and (shares := outcome_shares(r for r in records if spec.where(r)))
+    }
+    return Report(metrics, [r.as_sample() for r in records], outcomes, notes)

@@ -1,0 +1,58 @@
+"""Choosing among states of one run: the keep-best rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from harmonize.tracking.results import Metric
+
+
+def select_score(
+    metrics_val: Mapping[str, Metric],
+    target_val: Mapping[str, Metric],
+    neighbor_floor: float = 0.9,
+    utility_floor: float = 0.9,
+) -> tuple[bool, float]:
+    """Whether a state may be kept, and its score: lower is better.
+
+    Rule: the lowest forget + ASR among states whose neighbor accuracy and utility are at least the given shares
+    of the target's own. Forget is the mean of `forget_accuracy` and `forget_heldout_accuracy`, or the one that
+    was measured; ASR is `asr_worst`, left out where not measured. Neighbor accuracy is that of held-out subjects,
+    of trained-on ones where no other is measured for both. A floor whose figures are not measured is not applied.
+
+    Args:
+        metrics_val: Of the state, on the val split. target_val: Of the untouched model, on the same.
+
+    Returns:
+        (within the floors, score); (False, inf) where no forget figure was measured. States are compared first
+        by the floors, then by score, and the earlier wins a tie.
+
+    Source: our choice.
+    """
+    forget = [
+        v
+        for name in ("forget_accuracy", "forget_heldout_accuracy")
+        if (v := _value(metrics_val, name)) is not None
+    ]
+    if not forget:
+        return False, math.inf
+    score = sum(forget) / len(forget) + (_value(metrics_val, "asr_worst") or 0.0)
+    ok = _above(metrics_val, target_val, ("neighbor_accuracy", "neighbor_accuracy_trained"), neighbor_floor)
+    ok = _above(metrics_val, target_val, ("utility_accuracy",), utility_floor) and ok
+    return ok, score
+
+
+def _above(
+    state: Mapping[str, Metric], target: Mapping[str, Metric], names: tuple[str, ...], floor: float
+) -> bool:
+    for name in names:
+        own, before = _value(state, name), _value(target, name)
+        if own is not None and before is not None:
+            return own >= floor * before
+    return True
+
+
+def _value(metrics: Mapping[str, Metric], name: str) -> float | None:
+    metric = metrics.get(name)
+    return None if metric is None else metric.value

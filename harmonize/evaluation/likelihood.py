@@ -1,0 +1,89 @@
+"""Log-probabilities of given continuations, for four-option items and the relearning probe."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harmonize.models.head import evaluating, unwrapped
+
+Pair = tuple[Sequence[int], Sequence[int]]
+
+# Values in one batch's logits; larger batches are cut so that a large vocabulary does not fill the memory.
+_MAX_LOGITS = 1 << 26
+
+
+def target_log_probs(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> Tensor:
+    """Log-probability of every target token given all before it, in one forward; differentiable.
+
+    The rows end in the last column (left padding), so the model computes logits for the last K + 1 columns alone:
+    exact for any head, and no logits of prompts are kept.
+
+    Args:
+        model: A causal LM. pairs: (prompt, target) ids, neither of them empty. pad_id: Any id; masked.
+
+    Returns:
+        [B, K] float32, K the longest target; 0 before the first token of a shorter one.
+
+    Raises:
+        ValueError: An empty prompt or target.
+    """
+    if any(not prompt or not target for prompt, target in pairs):
+        raise ValueError("target_log_probs needs at least one token in every prompt and target")
+    device = next(model.parameters()).device
+    width = max(len(p) + len(t) for p, t in pairs)
+    longest = max(len(t) for _, t in pairs)
+    ids = torch.full((len(pairs), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(pairs), width), dtype=torch.long)
+    scored = torch.zeros((len(pairs), longest), dtype=torch.bool)
+    for i, (prompt, target) in enumerate(pairs):
+        row = [*prompt, *target]
+        ids[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+        scored[i, longest - len(target) :] = True
+    ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
+    keep = {"logits_to_keep": longest + 1} if _keeps_last(model) else {}
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+        use_cache=False,
+        **keep,
+    ).logits[:, -longest - 1 : -1]
+    labels = ids[:, -longest:]
+    found = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return found.masked_fill(~scored, 0.0)
+
+
+def continuation_log_probs(
+    model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256
+) -> list[float]:
+    """Sum of the log-probabilities of each target given its prompt.
+
+    Sorted by length and batched; the order of `pairs` is the order of the result, and the batch size moves it by
+    rounding alone.
+    """
+    order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), i))
+    sums = [0.0] * len(pairs)
+    vocabulary = int(getattr(model.get_output_embeddings(), "out_features", 0) or 0)  # type: ignore[operator]
+    with torch.no_grad(), evaluating(model):
+        start = 0
+        while start < len(order):
+            part = order[start : start + batch_size]
+            if vocabulary:
+                columns = max(len(pairs[i][1]) for i in part) + 1
+                part = part[: max(1, _MAX_LOGITS // (columns * vocabulary))]
+            found = target_log_probs(model, [pairs[i] for i in part], pad_id).double().sum(1)
+            for i, value in zip(part, found.tolist(), strict=True):
+                sums[i] = value
+            start += len(part)
+    return sums
+
+
+def _keeps_last(model: nn.Module) -> bool:
+    inner = unwrapped(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters

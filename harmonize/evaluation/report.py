@@ -1,0 +1,40 @@
+"""What an evaluation returns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harmonize.tracking.files import write_text
+from harmonize.tracking.results import Metric
+
+
+@dataclass
+class Report:
+    """Figures, every judged answer, and what was not measured.
+
+    Attributes:
+        metrics: Name to metric; a value of None was asked for but could not be measured.
+        samples: One mapping per judged answer (see `Record.as_sample`).
+        outcomes: Axis to the shares of correct, refused, wrong and degenerate answers.
+        notes: Sentences a reader should see.
+    """
+
+    metrics: dict[str, Metric]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def write_samples(self, path: str | Path, **columns: Any) -> Path:
+        """Writes the samples as JSON Lines, atomically and readable by their owner alone (mode 0600).
+
+        Args:
+            columns: Written with every sample, such as which model answered.
+
+        Raises:
+            RunError: The place cannot be written.
+        """
+        lines = [json.dumps({**columns, **s}, ensure_ascii=False, allow_nan=False) for s in self.samples]
+        return write_text(path, "".join(f"{line}\n" for line in lines))

@@ -1,0 +1,70 @@
+"""What the evaluator needs of a model, so that anything that behaves like one can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from harmonize.data.render import Renderer
+from harmonize.evaluation.likelihood import Pair, continuation_log_probs
+from harmonize.models.generate import greedy
+
+Progress = Callable[[int, int], None]
+
+
+@runtime_checkable
+class Surface(Protocol):
+    """A causal language model seen from outside (a model, a guarded model, a script).
+
+    `generate` continues prompts greedily and returns ids without the stop id, in order, at most
+    `max_new_tokens` each. `log_probs` sums the log-probabilities of given continuations. An attack that trains
+    also needs an attribute `model` (a `torch.nn.Module`); without it such attacks are reported as not measured.
+    """
+
+    renderer: Renderer
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> list[list[int]]:
+        """Greedy continuations."""
+
+    def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
+        """Log-probability of each target given its prompt."""
+
+
+class ModelSurface:
+    """A loaded model as a surface."""
+
+    def __init__(self, loaded: Any) -> None:
+        self.model, self.renderer = loaded.model, loaded.renderer
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> list[list[int]]:
+        """Greedy continuations in length-sorted batches with a key-value cache."""
+        return greedy(
+            self.model,
+            prompts,
+            self.renderer.stop_ids,
+            self.renderer.pad_id,
+            max_new_tokens,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
+        """Log-probability of each target given its prompt."""
+        return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size)
+
+
+def as_surface(loaded: Any) -> Surface:
+    """A surface as it is, a loaded model (`.model`, `.renderer`) wrapped."""
+    return loaded if isinstance(loaded, Surface) else ModelSurface(loaded)
