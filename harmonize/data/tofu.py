@@ -305,11 +305,15 @@ def _dialogues(
 
 
 def _named(own: str, subjects: Sequence[str], key: str) -> list[str]:
+    """One or two subjects drawn by `key`, half of the time `own` among them."""
     draw = int(key, 16)
-    others = sorted((s for s in subjects if s != own), key=lambda s: content_hash(key, s))
-    size = 1 + draw % 2
-    named = [own, *others[: size - 1]] if (draw >> 1) % 2 == 0 else others[:size]
-    return sorted(named, key=lambda s: content_hash(key, "order", s))
+    others = [s for s in subjects if s != own]
+    first = (draw >> 8) % len(others)
+    second = (first + 1 + (draw >> 72) % (len(others) - 1)) % len(others)
+    include, pair, swap = (bool(draw >> bit & 1) for bit in range(3))
+    named = [own, others[first]] if include else [others[first], others[second]]
+    named = named if pair else named[:1]
+    return named[::-1] if swap else named
 
 
 def _as_list(value: str | Sequence[str] | None) -> list[str]:

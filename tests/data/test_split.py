@@ -94,7 +94,7 @@ def test_more_written_than_due_takes_from_the_others() -> None:
 
 
 def test_contradicting_splits_of_a_subject_are_an_error() -> None:
-    with pytest.raises(DataError, match="Subject 's'.*one split"):
+    with pytest.raises(DataError, match=r"Subject 's'.*one split"):
         assign([*make("retain", "s", split="test"), replace(make("retain", "s")[0], id="b", split="train")])
 
 
