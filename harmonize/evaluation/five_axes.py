@@ -20,6 +20,7 @@ from harmonize.evaluation.choices import OPTIONS, choice_items, judge_choices
 from harmonize.evaluation.five_axes_metrics import AXES, EVERY_PREFILL, specs
 from harmonize.evaluation.judge import Judge
 from harmonize.evaluation.metrics import measure, outcome_shares
+from harmonize.evaluation.progress import progress_bar
 from harmonize.evaluation.questions import (
     ask,
     asked_as_trained,
@@ -45,7 +46,7 @@ def evaluate(
     seed: int = 0,
     axes: Collection[str] | None = None,
     attacks: Sequence[Attack] = (),
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Report:
     """Measures a model on the five axes.
 
@@ -59,15 +60,30 @@ def evaluate(
         axes: Any of `forget, retain, neighbor, asr, utility, relearn`; None = all (relearn if the suite says so).
         attacks: Further attacks on the forget facts, reported as `asr_<name>` and `asr_heldout_<name>`; `asr_worst`
             stays what it is.
-        progress: Called with (generations done, in all).
+        progress: Called with (generations done, in all); True shows a bar.
 
     Raises:
         ConfigError: Unknown split or axis, or an attack name that is taken.
     """
+    if progress is True:
+        with progress_bar() as bar:
+            return evaluate(
+                loaded,
+                corpus,
+                suite,
+                split=split,
+                prefill=prefill,
+                instruction=instruction,
+                instruct_roles=instruct_roles,
+                seed=seed,
+                axes=axes,
+                attacks=attacks,
+                progress=bar,
+            )
     wanted = _axes(axes, split, bool(suite.relearn))
     extra = _names(attacks)
     surface = as_surface(loaded)
-    run = _Run(surface, corpus, suite, Judge(corpus, suite.max_new_tokens), progress)
+    run = _Run(surface, corpus, suite, Judge(corpus, suite.max_new_tokens), progress or None)
     limit = suite.max_examples if split == Split.TEST else getattr(suite, "val_max_examples", None)
     depths = tuple(sorted({float(d) for d in prefill.eval_depths}))
     notes: list[str] = []

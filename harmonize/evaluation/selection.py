@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 from harmonize.tracking.results import Metric
 
+Figures = Mapping[str, Metric] | Mapping[str, float]
+"""Metrics by name, or their values alone; what was not measured is None or left out."""
+
 
 def select_score(
-    metrics_val: Mapping[str, Metric],
-    target_val: Mapping[str, Metric],
+    metrics_val: Figures,
+    target_val: Figures,
     neighbor_floor: float = 0.9,
     utility_floor: float = 0.9,
 ) -> tuple[bool, float]:
@@ -43,9 +46,7 @@ def select_score(
     return ok, score
 
 
-def _above(
-    state: Mapping[str, Metric], target: Mapping[str, Metric], names: tuple[str, ...], floor: float
-) -> bool:
+def _above(state: Figures, target: Figures, names: tuple[str, ...], floor: float) -> bool:
     for name in names:
         own, before = _value(state, name), _value(target, name)
         if own is not None and before is not None:
@@ -53,6 +54,6 @@ def _above(
     return True
 
 
-def _value(metrics: Mapping[str, Metric], name: str) -> float | None:
-    metric = metrics.get(name)
-    return None if metric is None else metric.value
+def _value(metrics: Figures, name: str) -> float | None:
+    found = metrics.get(name)
+    return found.value if isinstance(found, Metric) else found
