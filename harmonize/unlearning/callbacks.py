@@ -62,7 +62,7 @@ class ValAxes(L.Callback):
         max_steps: Last step.
         folder: Where the best trained weights are kept, or None to keep none.
         patience: Looks without improvement before stopping; 0 = never.
-        log: Receives `val/...` metrics.
+        record: Receives `val/...` metrics.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class ValAxes(L.Callback):
         max_steps: int,
         folder: Path | None,
         patience: int = 0,
-        log: Callable[[dict[str, float], int], None] | None = None,
+        record: Callable[[dict[str, float], int], None] | None = None,
     ) -> None:
         self.look, self.score, self.every, self.max_steps = look, score, every, max_steps
-        self.folder, self.patience, self.log = folder, patience, log
+        self.folder, self.patience, self.record = folder, patience, record
         self.best_step, self.best_score, self.best_ok, self.stale = -1, float("inf"), False, 0
         self.history: list[dict[str, float]] = []
 
@@ -109,9 +109,9 @@ class ValAxes(L.Callback):
         metrics = dict(self.look())
         ok, score = self.score(metrics)
         self.history.append({"step": step, "ok": float(ok), "score": score, **metrics})
-        if self.log:
+        if self.record:
             shown = {f"val/{k}": v for k, v in metrics.items()}
-            self.log({**shown, "val/score": score, "val/floors_ok": float(ok)}, step)
+            self.record({**shown, "val/score": score, "val/floors_ok": float(ok)}, step)
         if ok and (not self.best_ok or score < self.best_score):
             self.best_step, self.best_score, self.best_ok, self.stale = step, score, True, 0
             if self.path is not None and trainer.is_global_zero:

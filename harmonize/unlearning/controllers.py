@@ -6,6 +6,7 @@ A controller's state is a dict of primitives and travels in the resume checkpoin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 
@@ -68,7 +69,7 @@ def _at(points: list[tuple[int, float]], step: int) -> float:
         return 1.0
     if step <= points[0][0]:
         return points[0][1]
-    for (s0, f0), (s1, f1) in zip(points, points[1:], strict=False):
+    for (s0, f0), (s1, f1) in pairwise(points):
         if step <= s1:
             return f0 + (f1 - f0) * (step - s0) / (s1 - s0)
     return points[-1][1]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -16,13 +16,15 @@ from torch.nn import Module, Parameter
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
-from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head, answer_hidden
 from harmonize.objectives.inputs import Outputs
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.gradient import Combiner
 from harmonize.unlearning.steps import StepData, micro_batches
-from harmonize.unlearning.terms import Denominators, Term, denominators, losses
+from harmonize.unlearning.terms import Denominators, Term, denominators, losses, top_sizes
+
+if TYPE_CHECKING:
+    from harmonize.models.cache import TeacherCache
 
 Log = Callable[[dict[str, float], int], None]
 OptimizerFactory = Callable[[Sequence[Parameter]], torch.optim.Optimizer]
@@ -85,6 +87,7 @@ class UnlearningModule(L.LightningModule):
             controller=controller,
             choose_worst=choose_worst,
         )
+        self._sizes = top_sizes(terms)
         self._log, self._log_every = log, log_every
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self.trainable = [p for p in student.parameters() if p.requires_grad]
@@ -99,6 +102,10 @@ class UnlearningModule(L.LightningModule):
         """Optimizer over the trainable parameters, and its per-step schedule."""
         optimizer = self._parts.optimizer(self.trainable)
         return [optimizer], [self._parts.scheduler(optimizer)]
+
+    def transfer_batch_to_device(self, batch: StepData, device: Any, dataloader_idx: int) -> StepData:
+        """Rows are plain Python; their micro-batches are moved when they are made."""
+        return batch
 
     def training_step(self, step: StepData, batch_idx: int) -> None:
         """One optimizer step: forward and backward of every micro-batch, combine, clip, update.
@@ -155,7 +162,7 @@ class UnlearningModule(L.LightningModule):
 
     def _forward(self, batch: Batch, total: Denominators) -> dict[tuple[str, str], Tensor]:
         hidden = answer_hidden(self.student, batch)
-        outputs = Outputs(batch, hidden, self._parts.head, self._parts.teacher)
+        outputs = Outputs(batch, hidden, self._parts.head, self._parts.teacher, sizes=self._sizes)
         return losses(self.terms, outputs, batch, total)
 
     def _factor(self, name: str, role: str) -> float:
@@ -194,7 +201,7 @@ class UnlearningModule(L.LightningModule):
     ) -> None:
         done = step + 1
         weighted = {k: v * weights[k[0]] * self._factor(*k) for k, v in raw.items()}
-        self.log("loss", sum(weighted.values()), prog_bar=True, logger=False)
+        self.log("loss", sum(weighted.values()), prog_bar=True, logger=False, batch_size=1)
         if self._log is None or (done % self._log_every and done != 1):
             return
         now = time.perf_counter()

@@ -238,7 +238,7 @@ class _Run:
             max_steps=settings.max_steps,
             folder=self.place.checkpoints if settings.keep_best else None,
             patience=settings.early_stop_patience,
-            log=log,
+            record=log,
         )
         sampler_node = {**OmegaConf.to_container(cfg.sampler, resolve=True)}  # type: ignore[arg-type]
         sampler_node["rows"] = {r: n for r, n in sampler_node.get("rows", {}).items() if r in roles}

@@ -12,9 +12,7 @@ from torch import Tensor
 from harmonize.config.instantiate import resolve
 from harmonize.data.batch import Batch
 from harmonize.data.example import ROLES
-from harmonize.objectives.inputs import Outputs, call, needs
-
-TEACHER_FIELDS = "teacher"
+from harmonize.objectives.inputs import Outputs, call, list_sizes, needs_teacher
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,9 @@ class Term:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def needs(self) -> set[str]:
-        """Names of the tensors that the function reads."""
-        return needs(self.function)
-
-    @property
     def needs_teacher(self) -> bool:
-        """Whether any of them comes from the teacher."""
-        return any(TEACHER_FIELDS in n for n in self.needs)
+        """Whether the function reads anything of the teacher."""
+        return needs_teacher(self.function)
 
     def row_counts(self, batch: Batch) -> Tensor:
         """[B] positions of each row that this term averages over, known before any forward."""
@@ -65,6 +58,11 @@ def build_terms(objectives: Mapping[str, Any], allow: Sequence[str] = ()) -> lis
         factors = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1.0)
         terms.append(Term(name, function, weight, factors, settings))
     return terms
+
+
+def top_sizes(terms: Sequence[Term]) -> tuple[int, int]:
+    """Longest (student, teacher) top lists that the terms read."""
+    return list_sizes((t.function, t.settings) for t in terms)
 
 
 Denominators = dict[tuple[str, str], float]

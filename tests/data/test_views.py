@@ -128,7 +128,7 @@ def test_held_out_prefixes_are_never_candidates(renderer: Renderer) -> None:
 
 def test_too_long_a_row_names_the_example(renderer: Renderer) -> None:
     made = RowFactory(CORPUS, renderer, prefill(mode="none"), {"forget": "reference"}, 0, max_length=10)
-    with pytest.raises(DataError, match="forget-0.*at most 10"):
+    with pytest.raises(DataError, match=r"forget-0.*at most 10"):
         made.row(EXAMPLES[0])
 
 
