@@ -91,7 +91,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: v.to(device, non_blocking=True) if isinstance(v := getattr(self, f.name), Tensor) else v
             for f in fields(self)
         }

@@ -18,9 +18,9 @@ from harmonize.data.example import Example, Role
 from harmonize.data.jsonl import SHOWN_PROBLEMS, read_examples, read_rows, write_examples
 from harmonize.errors import DataError
 
-GOOD = {"id": "a", "role": "forget", "question": "Who?", "answer": "Ann.", "subject": "Ann"}
+GOOD: dict[str, Any] = {"id": "a", "role": "forget", "question": "Who?", "answer": "Ann.", "subject": "Ann"}
 # Any character of any plane, line separators and controls included; surrogates are no text.
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 filled = texts.filter(lambda t: t.strip() != "")
 scalars = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | texts
 metas = st.dictionaries(
