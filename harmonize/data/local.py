@@ -136,6 +136,11 @@ def _files(
 def _check_references(examples: Sequence[Example], origin: Mapping[str, Path]) -> None:
     roles = {e.id: e.role for e in examples}
     for e in examples:
+        if e.role == Role.GENERAL and e.answer_index is None:
+            raise DataError(
+                f"{origin[e.id]}, example '{e.id}', field 'choices': missing. General examples measure utility as "
+                "multiple choice: give choices and answer_index, or use role 'retain'."
+            )
         if e.anchor_of is not None and roles.get(e.anchor_of) != Role.FORGET:
             reason = "no example" if e.anchor_of not in roles else f"a {roles[e.anchor_of]} example"
             raise DataError(

@@ -117,6 +117,10 @@ def test_mistakes_name_the_place_and_the_mending(tmp_path: Path) -> None:
         load(root=str(tmp_path))
     put(retain, row("Eve", id="b", anchor_of="a"))
     assert load(root=str(tmp_path)).select("retain")[0].anchor_of == "a"
+    general = put(tmp_path / "general.jsonl", row("Sky", id="g"))
+    with pytest.raises(DataError, match=r"general\.jsonl, example 'g', field 'choices': missing"):
+        load(root=str(tmp_path))
+    general.unlink()
     with pytest.raises(DataError, match=r"Did you mean 'forget\.jsonl'"):
         load(root=str(tmp_path), forget="forgt.jsonl")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from harmonize.config.schema import SplitShares
 from harmonize.data.example import Example, Role
@@ -111,6 +112,11 @@ def test_shares_may_be_an_object() -> None:
         "val": 2,
         "test": 3,
     }
+
+
+def test_shares_may_come_from_a_composed_configuration() -> None:
+    shares = OmegaConf.create({"retain": {"train": 0.5, "test": 0.5}, "general": None})
+    assert subjects(assign(retain(10), shares)) == {"train": 5, "test": 5}
 
 
 def test_no_training_subject_is_an_error_that_says_what_to_type() -> None:
