@@ -15,6 +15,7 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.prefill import prefix_is_trained
 from harmonize.data.render import Renderer
 from harmonize.evaluation.records import Query, Question
+from harmonize.evaluation.text import words
 
 OPENER, OPENER_HELDOUT, ANSWER_PREFIX = "opener", "opener_heldout", "answer_prefix"
 
@@ -58,7 +59,8 @@ class AnswerPrefixes:
     """Every question after the first part of its own true answer, at several depths.
 
     A prefix contains no token of the scored value; an answer with nothing before its value has none and is left
-    out. Where all of the answer is scored, what counts is the rest of it.
+    out, and so is a depth that leaves no word to be said. Where all of the answer is scored, what counts is the
+    rest of it.
 
     Args:
         depths: Shares of the tokens before the value.
@@ -83,10 +85,13 @@ class AnswerPrefixes:
                 if not prefix:
                     continue
                 rest = renderer.answer_ids(q.example.answer)[len(prefix) :]
+                reference = renderer.decode(rest)
+                if not words(reference):
+                    continue
                 found.append(
                     Query(
                         question=q,
-                        reference=renderer.decode(rest),
+                        reference=reference,
                         reference_tokens=len(rest) + 1,
                         attack=self.name,
                         view="prefix",
