@@ -1,0 +1,238 @@
+"""What training sees of the teacher: its logits at any id of any response position, from disk or from live forwards.
+
+A positions, K ids, N response positions in all, H hidden size, K' kept ids. `cache_index` [A] names response
+positions (`TeacherCache.start(example_id) + offset`); -1 stands for positions without a teacher, whose values are
+arbitrary but finite, for the caller to leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harmonize.errors import ConfigError
+from harmonize.models.head import Head
+
+FP16_LIMIT = 6e4
+_WIDE = 4096  # id comparisons per position beyond which sorting is cheaper
+
+
+class TeacherCache:
+    """The teacher's responses and logits; base of the three modes.
+
+    Attributes:
+        head: Frozen head of the teacher.
+        exact: Whether the logit of every id is known (not only bounded).
+        path: Folder on disk, or None.
+        forwards: Forward passes of the teacher that this process made.
+    """
+
+    exact = True
+
+    def __init__(
+        self, head: Head, targets: Mapping[str, tuple[int, ...]], path: Path | None = None, forwards: int = 0
+    ) -> None:
+        self.head = head
+        self.path = path
+        self.forwards = forwards
+        self._targets = dict(targets)
+        self._starts: dict[str, int] = {}
+        total = 0
+        for example_id, target in self._targets.items():
+            self._starts[example_id] = total
+            total += len(target)
+        self.positions = total
+
+    def __contains__(self, example_id: object) -> bool:
+        return example_id in self._targets
+
+    def target(self, example_id: str) -> tuple[int, ...]:
+        """Response ids of an example, with the end of turn."""
+        return self._targets[example_id]
+
+    def start(self, example_id: str) -> int:
+        """Row of the first response position of an example."""
+        return self._starts[example_id]
+
+    @property
+    def missing_share(self) -> float:
+        """Share of asked-for ids that were bounded rather than known; 0 for exact caches."""
+        return 0.0
+
+    def prepare(self, cache_index: Tensor) -> None:
+        """Announces the rows of the next step; a live teacher computes them now, others do nothing."""
+
+    @torch.no_grad()
+    def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The teacher's top k as (ids [A, k], values [A, k]), by value descending, then id."""
+        return self.head.canonical_top(self.hidden(cache_index), k)
+
+    @torch.no_grad()
+    def at(self, cache_index: Tensor, ids: Tensor) -> Tensor:
+        """The teacher's logits at `ids`. [A], [A, K] -> [A, K] fp32."""
+        return self.head.at(self.hidden(cache_index), ids)
+
+    @torch.no_grad()
+    def logits(self, cache_index: Tensor) -> Tensor:
+        """All logits of the teacher. [A] -> [A, V] fp32."""
+        return self.head.logits(self.hidden(cache_index))
+
+    def hidden(self, cache_index: Tensor) -> Tensor:
+        """Final hidden states. [A] -> [A, H] fp16."""
+        raise NotImplementedError
+
+
+class HiddenCache(TeacherCache):
+    """Final hidden states in fp16 with a top-K' list: exact for every id, for ever."""
+
+    def __init__(
+        self,
+        head: Head,
+        targets: Mapping[str, tuple[int, ...]],
+        hidden: Tensor,
+        top_ids: Tensor,
+        top_values: Tensor,
+        path: Path | None = None,
+        forwards: int = 0,
+    ) -> None:
+        super().__init__(head, targets, path, forwards)
+        self._hidden, self._ids, self._values = hidden, top_ids, top_values
+
+    def hidden(self, cache_index: Tensor) -> Tensor:
+        """Final hidden states. [A] -> [A, H] fp16."""
+        return rows(self._hidden, cache_index)
+
+    @torch.no_grad()
+    def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The teacher's top k as (ids [A, k], values [A, k]), by value descending, then id."""
+        if k > self._ids.shape[1]:
+            return super().top(cache_index, k)
+        return rows(self._ids, cache_index)[:, :k].long(), rows(self._values, cache_index)[:, :k]
+
+
+class TopKCache(TeacherCache):
+    """Top-K' lists alone. An id outside the list gets the last kept value, which its true logit cannot exceed:
+
+    a push towards it is weaker than it should be, never stronger. `missing_share` says how often.
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        head: Head,
+        targets: Mapping[str, tuple[int, ...]],
+        top_ids: Tensor,
+        top_values: Tensor,
+        path: Path | None = None,
+        forwards: int = 0,
+    ) -> None:
+        super().__init__(head, targets, path, forwards)
+        self._ids, self._values = top_ids, top_values
+        self._asked = 0
+        self._missing: Tensor | int = 0
+
+    @property
+    def missing_share(self) -> float:
+        """Share of asked-for ids that were bounded rather than known."""
+        return float(self._missing) / self._asked if self._asked else 0.0
+
+    @torch.no_grad()
+    def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The teacher's top k as (ids [A, k], values [A, k]), by value descending, then id."""
+        kept = int(self._ids.shape[1])
+        if k > kept:
+            raise ConfigError(
+                f"An objective reads the teacher's top {k}, and the cache keeps {kept}. Set teacher.cache_top_k={k} "
+                "or more, or teacher.cache=hidden."
+            )
+        return rows(self._ids, cache_index)[:, :k].long(), rows(self._values, cache_index)[:, :k]
+
+    @torch.no_grad()
+    def at(self, cache_index: Tensor, ids: Tensor) -> Tensor:
+        """The teacher's logits at `ids`, bounded by the last kept value. [A], [A, K] -> [A, K] fp32."""
+        kept, values = rows(self._ids, cache_index).long(), rows(self._values, cache_index)
+        if ids.shape[1] * kept.shape[1] <= _WIDE:
+            same = ids.unsqueeze(2) == kept.unsqueeze(1)
+            found, place = same.any(2), same.int().argmax(2)
+        else:
+            ordered, order = kept.sort(dim=1)
+            near = torch.searchsorted(ordered, ids).clamp_max(ordered.shape[1] - 1)
+            found, place = ordered.gather(1, near) == ids, order.gather(1, near)
+        self._asked += ids.numel()
+        self._missing = self._missing + (~found).sum()
+        return torch.where(found, values.gather(1, place), values[:, -1:])
+
+    def logits(self, cache_index: Tensor) -> Tensor:
+        """Not known in this mode."""
+        raise ConfigError(
+            "An objective reads all logits of the teacher; teacher.cache=topk keeps a few. Use hidden."
+        )
+
+    def hidden(self, cache_index: Tensor) -> Tensor:
+        """Not known in this mode."""
+        raise ConfigError("An objective reads the teacher's hidden states; set teacher.cache=hidden.")
+
+
+class LiveTeacher(TeacherCache):
+    """No cache: the responses touched by a step are run through the teacher again.
+
+    Hidden states are rounded to fp16 as the cache rounds them, so that losses agree.
+
+    Args:
+        run: Computes the fp16 hidden states of given examples' responses (their numbers in order), one [m, H] each.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        targets: Mapping[str, tuple[int, ...]],
+        run: Callable[[Sequence[int]], list[Tensor]],
+        count: Callable[[], int],
+    ) -> None:
+        super().__init__(head, targets)
+        self._run, self._count = run, count
+        self._bounds = torch.tensor([*self._starts.values(), self.positions], dtype=torch.long)
+        self._kept: dict[int, Tensor] = {}
+
+    @property
+    def forwards(self) -> int:  # type: ignore[override]
+        """Forward passes of the teacher that this process made."""
+        return self._count()
+
+    @forwards.setter
+    def forwards(self, _: int) -> None:
+        """Counted by the model itself."""
+
+    def prepare(self, cache_index: Tensor) -> None:
+        """Computes the hidden states of every response that these rows belong to."""
+        wanted = set(self._requests(cache_index[cache_index >= 0].cpu()).unique().tolist())
+        if not wanted <= self._kept.keys():
+            order = sorted(wanted)
+            self._kept = dict(zip(order, self._run(order), strict=True))
+
+    def hidden(self, cache_index: Tensor) -> Tensor:
+        """Final hidden states. [A] -> [A, H] fp16."""
+        self.prepare(cache_index)
+        index = cache_index.cpu()
+        weight = self.head.weight
+        out = torch.zeros((index.shape[0], weight.shape[1]), dtype=torch.float16, device=weight.device)
+        owner = torch.where(index >= 0, self._requests(index.clamp_min(0)), -1)
+        for request in owner.unique().tolist():
+            if request >= 0:
+                place = (owner == request).nonzero().squeeze(1)
+                inner = index[place] - self._bounds[request]
+                out[place.to(out.device)] = self._kept[request][inner.to(out.device)]
+        return out
+
+    def _requests(self, index: Tensor) -> Tensor:
+        return torch.searchsorted(self._bounds, index, right=True) - 1
+
+
+def rows(stored: Tensor, cache_index: Tensor) -> Tensor:
+    """Rows of a stored array on the device of the index; -1 takes row 0."""
+    picked = stored.index_select(0, cache_index.clamp_min(0).to(stored.device))
+    return picked.to(cache_index.device)

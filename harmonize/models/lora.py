@@ -1,0 +1,144 @@
+"""Adapters through peft, under peft's own names."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+from torch import nn
+
+from harmonize.errors import ModelError, did_you_mean
+
+_OWN_KEYS = ("peft_type", "merge", "load_in_4bit")  # ours; everything else is peft's
+_HEAD_NAMES = ("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "output_embeddings")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration node (omegaconf, dataclass, mapping or None) as a plain dict."""
+    if config is None:
+        return {}
+    if hasattr(config, "_metadata"):  # omegaconf, without importing it
+        from omegaconf import OmegaConf
+
+        config = OmegaConf.to_container(config, resolve=True)
+    known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
+    return {**known, **config} if isinstance(config, Mapping) else known
+
+
+def wants_adapters(peft_cfg: Any) -> bool:
+    """Whether this `peft` configuration asks for adapters."""
+    return str(plain(peft_cfg).get("peft_type") or "none").lower() != "none"
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether the model is wrapped by peft."""
+    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
+    """Wraps a model with the adapters that `peft` describes; `peft_type: none` returns it as it is.
+
+    Args:
+        model: A causal LM.
+        peft_cfg: `peft_type: LORA` and peft's `LoraConfig` parameters (r, lora_alpha, target_modules, ...).
+
+    Raises:
+        ModelError: An unknown type or parameter, a target that the model does not have, or one that is the head or
+            the embedding: teacher and student share those, and an adapter there would move the teacher.
+    """
+    chosen = plain(peft_cfg)
+    if not wants_adapters(chosen):
+        return model
+    kind = str(chosen["peft_type"]).upper()
+    if kind != "LORA":
+        raise ModelError(
+            f"peft.peft_type={chosen['peft_type']} is not supported. {did_you_mean(kind, ['LORA', 'none'])}"
+        )
+    from peft import LoraConfig, get_peft_model
+
+    options = {k: v for k, v in chosen.items() if k not in _OWN_KEYS}
+    known = {f.name for f in fields(LoraConfig) if f.init} - {"peft_type", "task_type"}
+    for name in options:
+        if name not in known | {"task_type"}:
+            raise ModelError(
+                f"peft.{name} is not a parameter of peft's LoraConfig. {did_you_mean(name, known)}"
+            )
+    _refuse_head(options)
+    options.setdefault("task_type", "CAUSAL_LM")
+    try:
+        with warnings.catch_warnings():  # peft reads attributes that newer transformers have renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped: nn.Module = get_peft_model(model, LoraConfig(**options))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ModelError(f"{error} Linear layers here: {', '.join(linear_names(model))}.") from error
+    layer: Any = wrapped.get_output_embeddings()  # type: ignore[operator]
+    embedding: Any = wrapped.get_input_embeddings()  # type: ignore[operator]
+    if any(hasattr(m, "base_layer") or hasattr(m, "modules_to_save") for m in (layer, embedding)):
+        raise ModelError(_HEAD_REFUSED)
+    return wrapped
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Last parts of the names of all linear layers except the head: what `target_modules` may list."""
+    getter = getattr(model, "get_output_embeddings", None)
+    head = getter() if getter is not None else None
+    kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
+    found = {
+        n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head
+    }
+    return sorted(found)
+
+
+class adapters_off(contextlib.AbstractContextManager[None]):
+    """The base model: adapters are off inside. No effect on a model without adapters; may be entered again and again.
+
+    Only forward passes belong inside: a backward pass in here would recompute checkpointed layers without adapters.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._stack: list[contextlib.ExitStack] = []
+
+    def __enter__(self) -> None:
+        stack = contextlib.ExitStack()
+        if has_adapters(self._model):
+            stack.enter_context(self._model.disable_adapter())  # type: ignore[operator]
+        self._stack.append(stack)
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.pop().close()
+
+
+def adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of every layer that carries an adapter."""
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and hasattr(module, "get_delta_weight"):
+            yield name, module
+
+
+_HEAD_REFUSED = (
+    "peft.target_modules or peft.modules_to_save names the output layer or the embedding. The teacher is the model "
+    "with adapters off and shares them, so they must stay as they are. Name layers of attention and MLP, or use "
+    "peft.target_modules=all-linear."
+)
+
+
+def _refuse_head(options: dict[str, Any]) -> None:
+    for key in ("target_modules", "modules_to_save", "trainable_token_indices"):
+        named = options.get(key)
+        if not named:
+            continue
+        if key == "trainable_token_indices":
+            raise ModelError(_HEAD_REFUSED)
+        if isinstance(named, str):
+            hit = named != "all-linear" and any(
+                re.fullmatch(named, f"model.{n}") or named == n for n in _HEAD_NAMES
+            )
+        else:
+            hit = any(str(n).rsplit(".", 1)[-1] in _HEAD_NAMES for n in named)
+        if hit:
+            raise ModelError(_HEAD_REFUSED)

@@ -1,0 +1,137 @@
+"""Folders of arrays on disk: content-addressed, private, written whole or not at all, verified when opened.
+
+A folder holds one `.npy` file per array and `header.json` with the size and SHA-256 of each. It is written under a
+temporary name and renamed, so that two processes may write the same one at once and a killed one leaves no half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from harmonize.data.corpus import content_hash
+from harmonize.errors import RunError
+
+RAM_BYTES = 512 << 20  # arrays up to this size together are read into memory
+_BLOCK = 1 << 22
+
+
+class CorruptFolder(Exception):
+    """A folder that is incomplete or not what was written."""
+
+
+def write_folder(folder: Path, key: str, fill: Callable[[Path], None]) -> None:
+    """Writes a folder through `fill(temporary folder)`, which saves the arrays, then renames it into place.
+
+    If another process was first, its folder stays.
+
+    Raises:
+        RunError: The disk is full or the place is not writable.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _temporary(folder.parent) as work:
+            fill(work)
+            files = {}
+            for path in sorted(work.glob("*.npy")):
+                path.chmod(0o600)
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": _file_hash(path)}
+            header = {"key": key, "files": files}
+            header["check"] = content_hash(header)
+            target = work / "header.json"
+            target.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+            target.chmod(0o600)
+            # the rename fails if another process was first; then its folder serves
+            with contextlib.suppress(FileExistsError, _NotEmpty):
+                _rename(work, folder)
+    except OSError as error:
+        raise RunError(
+            f"The teacher cache {folder} cannot be written: {error.strerror or error}. Free some space or set "
+            "paths.cache_dir=/another/folder; teacher.cache=none works without a cache."
+        ) from error
+
+
+def open_array(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    """A new array of a folder that is being written, mapped so that it may exceed the memory."""
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
+
+def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
+    """Opens a folder and verifies sizes and checksums. Small ones are read, large ones memory-mapped.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        CorruptFolder: A file is missing, cut, or altered.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    try:
+        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        check = header.pop("check")
+        if check != content_hash(header) or header["key"] != key:
+            raise CorruptFolder("header.json does not match its checksum")
+        for name, facts in header["files"].items():
+            path = folder / name
+            if path.stat().st_size != facts["bytes"]:
+                raise CorruptFolder(f"{name} has the wrong size")
+            if _file_hash(path) != facts["sha256"]:
+                raise CorruptFolder(f"{name} does not match its checksum")
+        in_memory = sum(f["bytes"] for f in header["files"].values()) <= RAM_BYTES
+        return {
+            name.removesuffix(".npy"): np.load(
+                folder / name,
+                mmap_mode=None if in_memory or not _mappable(folder / name) else "c",
+                allow_pickle=False,
+            )
+            for name in header["files"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFolder(str(error)) from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Moves a folder out of the way at once, then deletes it; readers that have it open keep their data."""
+    with _temporary(folder.parent) as trash, contextlib.suppress(FileNotFoundError):
+        os.rename(folder, trash / "old")
+
+
+class _NotEmpty(OSError):
+    pass
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if target.is_dir():
+            raise _NotEmpty from error
+        raise
+
+
+def _mappable(path: Path) -> bool:
+    return path.stat().st_size > 4096  # an empty array cannot be mapped, and a tiny one need not be
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _temporary(parent: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))  # mode 0700
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

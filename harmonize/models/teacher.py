@@ -1,0 +1,297 @@
+"""Building the teacher: its own responses, then its hidden states at every response position, once and for all runs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harmonize.data.batch import Row, collate
+from harmonize.data.corpus import content_hash
+from harmonize.errors import ModelError, RunError
+from harmonize.models.cache import FP16_LIMIT, HiddenCache, LiveTeacher, TeacherCache, TopKCache
+from harmonize.models.generate import Progress, greedy
+from harmonize.models.head import Head, answer_hidden, evaluating, output_layer
+from harmonize.models.lora import adapters_off, has_adapters
+from harmonize.models.store import (
+    RAM_BYTES,
+    CorruptFolder,
+    open_array,
+    read_folder,
+    remove_folder,
+    write_folder,
+)
+
+FORMAT = (
+    "teacher-1"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
+)
+Context = Callable[[], contextlib.AbstractContextManager[Any]]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRequest:
+    """One response that the teacher is asked for.
+
+    Attributes:
+        example_id: Unique among the requests.
+        role: Of the example.
+        prompt: Ids the teacher reads, with the instruction if this role is instructed.
+        target: Response ids with the end of turn, or None for the teacher's own greedy response.
+    """
+
+    example_id: str
+    role: str
+    prompt: tuple[int, ...]
+    target: tuple[int, ...] | None = None
+
+
+def build_teacher_cache(
+    model: nn.Module,
+    head: Head,
+    requests: Sequence[TeacherRequest],
+    *,
+    digest: str,
+    renderer_digest: str,
+    end_id: int,
+    stop_ids: Collection[int],
+    pad_id: int,
+    max_new_tokens: int,
+    mode: str,
+    top_k: int,
+    cache_dir: Path,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+    context: Context | None = None,
+) -> TeacherCache:
+    """The teacher's responses and logits, read from `cache_dir/teacher` if they are there, computed otherwise.
+
+    Call it before an optimizer exists and before DDP or a compiler wraps the model.
+
+    Args:
+        model: The model as it is before training; with adapters, they are off while the teacher runs.
+        head: The model's head. A trainable weight is copied, a frozen one shared.
+        requests: In any order.
+        digest, renderer_digest: Content of the weights, and of tokenizer and template.
+        end_id: Closes the teacher's own responses.
+        stop_ids, pad_id, max_new_tokens: For those responses.
+        mode: `hidden` (exact), `topk` (bounded) or `none` (a live teacher; a full fine-tuning then keeps a frozen copy
+            of the model).
+        top_k: Length K' of the stored lists.
+        cache_dir: The package's cache folder.
+        batch_size: Rows per forward pass; not part of the key.
+        progress: Called with (done, total), first over the teacher's own responses, then over all requests.
+        context: Makes a context around every teacher forward; None switches adapters off.
+
+    Raises:
+        ModelError: Hidden states that fp16 cannot hold.
+        RunError: The cache cannot be written.
+        ValueError: Two requests with one example_id, or an unknown mode.
+    """
+    ordered = sorted(requests, key=lambda r: r.example_id)
+    if len({r.example_id for r in ordered}) < len(ordered):
+        raise ValueError("two teacher requests have the same example_id")
+    if mode not in ("hidden", "topk", "none"):
+        raise ValueError(f"unknown cache mode {mode!r}")
+    teacher = _Teacher(model, context or (lambda: adapters_off(model)), pad_id, batch_size)
+    if mode == "none":
+        frozen = _live_head(teacher, head)
+        complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
+        targets = {r.example_id: r.target or () for r in complete}
+        return LiveTeacher(
+            frozen,
+            targets,
+            lambda which: teacher.hidden([complete[i] for i in which]),
+            lambda: teacher.forwards,
+        )
+    kept = min(top_k, head.n_vocab)
+    frozen = head.frozen(clone=head.weight.requires_grad)
+    generation = [sorted(stop_ids), end_id, max_new_tokens] if any(r.target is None for r in ordered) else []
+    numerics = [str(head.weight.dtype), str(_model_dtype(model)), head.weight.device.type, _attention(model)]
+    shape = [list(head.weight.shape), head.n_vocab, head.scale, head.softcap]
+    asked = [(r.example_id, r.prompt, r.target) for r in ordered]
+    key = content_hash(FORMAT, mode, kept, digest, renderer_digest, numerics, shape, generation, asked)
+    folder = Path(cache_dir) / "teacher" / key[:32]
+
+    def fill(work: Path) -> None:
+        complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
+        _fill(work, teacher, frozen, complete, mode, kept, progress)
+
+    arrays = _read(folder, key)
+    if arrays is None:
+        write_folder(folder, key, fill)
+        arrays = _read(folder, key)
+    if arrays is None:
+        raise RunError(
+            f"The teacher cache {folder} was damaged while it was being written. Start the run again."
+        )
+    ends = arrays["offsets"].tolist()
+    ids = arrays["targets"].tolist()
+    targets = {r.example_id: tuple(ids[a:b]) for r, a, b in zip(ordered, ends, ends[1:], strict=False)}
+    device = head.weight.device
+    small = sum(a.nbytes for a in arrays.values()) <= RAM_BYTES
+    tensors = {
+        name: tensor.to(device) if small else tensor
+        for name in ("hidden", "top_ids", "top_values")
+        if name in arrays and (tensor := torch.from_numpy(arrays[name])) is not None
+    }
+    kind = HiddenCache if mode == "hidden" else TopKCache
+    return kind(frozen, targets, **tensors, path=folder, forwards=teacher.forwards)
+
+
+class _Teacher:
+    """A model run as the teacher: in eval mode, without gradients, in its context; counts forward passes."""
+
+    def __init__(self, model: nn.Module, context: Context, pad_id: int, batch_size: int) -> None:
+        self.model, self.context, self.pad_id, self.batch_size = model, context, pad_id, batch_size
+        self.forwards = 0
+
+    @contextlib.contextmanager
+    def running(self) -> Any:
+        """Inside, the model is the teacher."""
+
+        def count(*_: object) -> None:
+            self.forwards += 1
+
+        handle = self.model.register_forward_hook(count)
+        try:
+            with torch.no_grad(), evaluating(self.model), self.context():
+                yield
+        finally:
+            handle.remove()
+
+    def hidden(self, requests: Sequence[TeacherRequest], done: Progress | None = None) -> list[Tensor]:
+        """fp16 hidden states at the response positions of each request, [m, H] each."""
+        out: list[Tensor] = [torch.empty(0)] * len(requests)
+        for which, states in self.batches(requests, done):
+            for i, state in zip(which, states, strict=True):
+                out[i] = state
+        return out
+
+    def batches(self, requests: Sequence[TeacherRequest], done: Progress | None = None) -> Any:
+        """Yields (numbers of the requests, their hidden states) batch by batch, longest first."""
+        lengths = [len(r.prompt) + len(r.target or ()) for r in requests]
+        order = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
+        device = next(self.model.parameters()).device
+        for start in range(0, len(order), self.batch_size):
+            which = order[start : start + self.batch_size]
+            rows = [
+                Row(
+                    requests[i].example_id, requests[i].role, "", requests[i].prompt, requests[i].target or ()
+                )
+                for i in which
+            ]  # already sorted, so the batch keeps this order
+            batch = collate(rows, self.pad_id)
+            with self.running():
+                states = _to_fp16(answer_hidden(self.model, batch.to(device)))
+            yield which, states.split([len(r.target) for r in rows])
+            if done is not None:
+                done(start + len(which), len(order))
+
+
+def _with_targets(
+    teacher: _Teacher,
+    requests: Sequence[TeacherRequest],
+    end_id: int,
+    stop_ids: Collection[int],
+    max_new_tokens: int,
+    progress: Progress | None,
+) -> list[TeacherRequest]:
+    """Requests with the teacher's own greedy responses filled in."""
+    open_ones = [i for i, r in enumerate(requests) if r.target is None]
+    complete = list(requests)
+    if open_ones:
+        with teacher.running():
+            texts = greedy(
+                teacher.model,
+                [requests[i].prompt for i in open_ones],
+                stop_ids,
+                teacher.pad_id,
+                max_new_tokens,
+                teacher.batch_size,
+                progress,
+            )
+        for i, text in zip(open_ones, texts, strict=True):
+            complete[i] = replace(requests[i], target=(*text, end_id))
+    return complete
+
+
+def _fill(
+    work: Path,
+    teacher: _Teacher,
+    head: Head,
+    requests: Sequence[TeacherRequest],
+    mode: str,
+    kept: int,
+    progress: Progress | None,
+) -> None:
+    ends = np.cumsum([0, *(len(r.target or ()) for r in requests)]).astype(np.int64)
+    np.save(work / "offsets.npy", ends)
+    np.save(work / "targets.npy", np.array([i for r in requests for i in r.target or ()], dtype=np.int32))
+    total = int(ends[-1])
+    top_ids = open_array(work, "top_ids", (total, kept), np.int32)
+    top_values = open_array(work, "top_values", (total, kept), np.float32)
+    hidden = (
+        open_array(work, "hidden", (total, head.weight.shape[1]), np.float16) if mode == "hidden" else None
+    )
+
+    for which, states in teacher.batches(requests, progress):
+        flat = torch.cat(states)
+        ids, values = head.canonical_top(flat, kept)
+        place = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in which])
+        top_ids[place] = ids.to(torch.int32).cpu().numpy()
+        top_values[place] = values.cpu().numpy()
+        if hidden is not None:
+            hidden[place] = flat.cpu().numpy()
+    for array in (top_ids, top_values, hidden):
+        if array is not None:
+            array.flush()
+
+
+def _read(folder: Path, key: str) -> dict[str, np.ndarray] | None:
+    try:
+        return read_folder(folder, key)
+    except FileNotFoundError:
+        return None
+    except CorruptFolder as error:
+        _log.warning("The teacher cache %s is damaged (%s) and is built again.", folder, error)
+        remove_folder(folder)
+        return None
+
+
+def _live_head(teacher: _Teacher, head: Head) -> Head:
+    """Head of a live teacher. Weights that will be trained are copied whole, adapters and frozen models are shared."""
+    model = teacher.model
+    if has_adapters(model) or not any(p.requires_grad for p in model.parameters()):
+        return head.frozen(clone=head.weight.requires_grad)
+    teacher.model = copy.deepcopy(model).eval().requires_grad_(False)
+    layer: Any = output_layer(teacher.model)
+    return replace(
+        head, weight=layer.weight.detach(), bias=None if layer.bias is None else layer.bias.detach()
+    )
+
+
+def _to_fp16(hidden: Tensor) -> Tensor:
+    peak = float(hidden.abs().max()) if hidden.numel() else 0.0
+    if not peak < FP16_LIMIT:
+        raise ModelError(
+            f"The teacher's final hidden states reach {peak:.3g}, which fp16 cannot hold. Its weights may be damaged, "
+            "or it computes in too small a dtype: try model.dtype=float32."
+        )
+    return hidden.to(torch.float16)
+
+
+def _model_dtype(model: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in model.parameters() if p.is_floating_point())
+
+
+def _attention(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "_attn_implementation", None))
