@@ -1,0 +1,209 @@
+"""`harmonize reproduce-paper-table`: runs or collects a study and prints its table beside the published numbers."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from harmonize.config.paths import share
+from harmonize.errors import ConfigError, RunError, did_you_mean
+from harmonize.reporting.published import Published, load_published, load_yaml
+from harmonize.reporting.study import Study, latest_study, load_study
+from harmonize.reporting.table import Table, build_tables, compare
+from harmonize.reporting.writers import print_published, print_tables, to_csv, to_latex, to_markdown
+from harmonize.tracking.files import make_folder, write_text
+
+log = logging.getLogger(__name__)
+FORMATS = ("md", "tex", "csv", "png")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    found = argparse.ArgumentParser(
+        prog="harmonize reproduce-paper-table",
+        description="Print a study as a five-axis table (mean and spread over seeds) beside the published numbers.",
+        epilog="Examples: harmonize reproduce-paper-table | ... --study runs/main_table | ... --run seed=0,1",
+    )
+    found.add_argument("--study", help="a study's folder, or its name below --runs (default: the latest)")
+    found.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
+    found.add_argument("--out", help="where the report goes (default: <study>/report)")
+    found.add_argument(
+        "--format", action="append", choices=FORMATS, help="write only this; may be repeated (default: all)"
+    )
+    found.add_argument(
+        "--experiment", default="main_table", help="a folder of experiments/ (default: main_table)"
+    )
+    found.add_argument("--run", action="store_true", help="run the experiment's jobs first")
+    found.add_argument(
+        "overrides", nargs="*", help="with --run: overrides of every job, such as dataset=sandbox_easy"
+    )
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs or collects a study, prints the table, writes the report. Returns the exit code.
+
+    Raises:
+        RunError: No runs, or a folder that cannot be read or written.
+        ConfigError: An unknown experiment, or overrides without --run.
+    """
+    options = parser().parse_args(argv)
+    experiment, published = load_experiment(options.experiment)
+    if options.overrides and not options.run:
+        raise ConfigError(
+            f"{options.overrides[0]}: overrides need --run. To name a study give --study {options.overrides[0]}"
+        )
+    failed = False
+    if options.run:
+        name = Path(options.study).name if options.study else str(experiment["study"])
+        failed = run_experiment(experiment, name, Path(options.runs), options.overrides)
+        folder = Path(options.runs) / name
+    else:
+        folder = _study_folder(options.study, Path(options.runs))
+    study = load_study(folder, order=[str(m) for m in experiment["sweep"].get("method", [])])
+    report(study, experiment, published, options.out, options.format or list(FORMATS))
+    return 1 if failed else 0
+
+
+def load_experiment(name: str) -> tuple[dict[str, Any], list[Published]]:
+    """`experiment.yaml` and the published figures of a folder of experiments/.
+
+    Raises:
+        ConfigError: No such experiment (the nearest is named).
+        RunError: A file of it cannot be read.
+    """
+    root = share("experiments")
+    known = sorted(place.parent.name for place in root.glob("*/experiment.yaml"))
+    if name not in known:
+        raise ConfigError(f"No experiment '{name}'. {did_you_mean(name, known)}")
+    path = root / name / "experiment.yaml"
+    experiment = load_yaml(path)
+    if not isinstance(experiment, dict) or not isinstance(experiment.get("sweep"), dict):
+        raise RunError(f"{path}: expected a mapping with a 'sweep'.")
+    published = root / name / str(experiment.get("published", "published.yaml"))
+    return experiment, load_published(published) if published.is_file() else []
+
+
+def sweep_arguments(experiment: dict[str, Any], study: str, runs: Path, overrides: list[str]) -> list[str]:
+    """The command line of an experiment's jobs; an override of the user's replaces the experiment's own."""
+    given = {item.split("=", 1)[0].lstrip("+~") for item in overrides}
+    sweep = [
+        f"{key}={','.join(str(value) for value in values)}"
+        for key, values in experiment["sweep"].items()
+        if key not in given
+    ]
+    fixed = [
+        str(item) for item in experiment.get("overrides") or [] if str(item).split("=", 1)[0] not in given
+    ]
+    places = [f"study={study}"] + ([] if runs == Path("runs") else [f"paths.runs={runs}"])
+    return ["unlearn", "-m", *sweep, *fixed, *places, *overrides]
+
+
+def run_experiment(experiment: dict[str, Any], study: str, runs: Path, overrides: list[str]) -> bool:
+    """Runs an experiment's jobs; True if some failed (the others count all the same)."""
+    from harmonize import cli
+
+    arguments = sweep_arguments(experiment, study, runs, overrides)
+    print("harmonize " + " ".join(arguments))
+    entry: Any = cli.main
+    try:
+        return bool(entry(arguments))
+    except SystemExit as end:
+        return bool(end.code)
+
+
+def _study_folder(name: str | None, runs: Path) -> Path:
+    if name is None:
+        return latest_study(runs)
+    for place in (Path(name), runs / name):
+        if place.is_dir():
+            return place
+    known = [place.name for place in runs.iterdir() if place.is_dir()] if runs.is_dir() else []
+    raise RunError(f"No study '{name}': neither a folder nor one below {runs}. {did_you_mean(name, known)}")
+
+
+def report(
+    study: Study,
+    experiment: dict[str, Any],
+    published: list[Published],
+    out: str | None = None,
+    formats: list[str] | None = None,
+) -> list[Path]:
+    """Prints a study's tables and writes the report files; returns their paths.
+
+    Raises:
+        RunError: The study has no run that can be shown, or the report cannot be written.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    tables = build_tables(study)
+    for path, reason in study.problems:
+        console.print(Text(f"Left out: {path}: {reason}", style="yellow"))
+    for note in study.notes:
+        console.print(Text(note, style="yellow"))
+    if not tables:
+        raise RunError(
+            f"{study.path}: no finished runs found{_among(study)}. Make some with: harmonize unlearn -m "
+            f"method=bidirectional,duet seed=0,1 study={study.path.name}"
+        )
+    print_tables(tables, console)
+    claims = claim_lines(experiment, tables)
+    for line in claims:
+        console.print(Text(line))
+    if claims:
+        console.print()
+    print_published(published, console)
+    paths = write_report(study, tables, published, claims, out, formats or list(FORMATS))
+    for path in paths:
+        console.print(Text(f"Wrote {path}"), soft_wrap=True)
+    best = study.runs[-1].path
+    console.print(Text(f"Next: look at single answers in {best / 'samples.jsonl'}"), soft_wrap=True)
+    return paths
+
+
+def _among(study: Study) -> str:
+    return f" (left out: {len(study.problems)}, named above)" if study.problems else ""
+
+
+def claim_lines(experiment: dict[str, Any], tables: list[Table]) -> list[str]:
+    """What our tables say about the experiment's claims."""
+    lines = []
+    for table in tables:
+        for claim in experiment.get("claims") or []:
+            found = compare(
+                table, claim["metric"], claim["method"], claim["against"], lower=claim["better"] == "lower"
+            )
+            where = f" ({table.title})" if len(tables) > 1 else ""
+            lines.append(f"Claim{where}: {claim['text']} On {claim['metric']}: {found}.")
+    return lines
+
+
+def write_report(
+    study: Study,
+    tables: list[Table],
+    published: list[Published],
+    claims: list[str],
+    out: str | None,
+    formats: list[str],
+) -> list[Path]:
+    """Writes the report files into `out` (default: the study's `report/`)."""
+    folder = make_folder(Path(out) if out else study.path / "report")
+    paths = []
+    if "md" in formats:
+        paths.append(write_text(folder / "table.md", to_markdown(study, tables, published, claims)))
+    if "tex" in formats:
+        paths.append(write_text(folder / "table.tex", to_latex(tables, published)))
+    if "csv" in formats:
+        paths.append(write_text(folder / "table.csv", to_csv(tables)))
+    if "png" in formats:
+        from harmonize.reporting.radar import draw_radar, write_radar_csv
+
+        for number, table in enumerate(tables):
+            suffix = "" if number == 0 else f"_{number + 1}"
+            paths.append(draw_radar(table, folder / f"radar{suffix}.png"))
+            paths.append(write_radar_csv(table, folder / f"radar{suffix}.csv"))
+    return paths

@@ -1,0 +1,135 @@
+"""The radar plot: five axes, each turned so that outward is better."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from harmonize.reporting.escape import clean, csv_cell
+from harmonize.reporting.table import Row, Table
+from harmonize.tracking.files import write_bytes, write_text
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A spoke: a metric, and whether it is drawn as 1 - value."""
+
+    key: str
+    label: str
+    inverted: bool
+
+    def turned(self, value: float) -> float:
+        """The value with outward as better."""
+        return 1 - value if self.inverted else value
+
+
+AXES = (
+    Axis("forget_accuracy", "forget\n1 - accuracy", True),
+    Axis("retain_accuracy", "retain\naccuracy", False),
+    Axis("neighbor_accuracy", "neighbor\naccuracy", False),
+    Axis("asr_worst", "resistance\n1 - worst ASR", True),
+    Axis("utility_accuracy", "utility\naccuracy", False),
+)
+# Okabe and Ito's palette, distinct for colour-blind readers; lines and markers differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
+REFERENCE_STYLES = {"target": ("#444444", "--"), "teacher": ("#888888", "-."), "gold": ("#888888", ":")}
+SIZE_INCHES = (8.0, 6.0)
+DPI = 150
+MOST = len(COLOURS) * 4
+
+
+def radar_values(row: Row) -> list[float]:
+    """A row's five figures, outward better; NaN where one was not measured."""
+    cells = [row.cells.get(axis.key) for axis in AXES]
+    return [math.nan if c is None else axis.turned(c.mean) for axis, c in zip(AXES, cells, strict=True)]
+
+
+def draw_radar(table: Table, path: str | Path) -> Path:
+    """Draws the means of every row to a PNG (1200 x 900 pixels): methods in colour, references as thin grey lines.
+
+    Raises:
+        RunError: The disk is full or the folder unwritable.
+    """
+    # A configuration of the user's (fonts, styles, TeX) must not change or break the figure.
+    with matplotlib.rc_context(dict(matplotlib.rcParamsDefault) | {"backend": "agg"}):
+        figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        _draw(figure, table)
+        image = io.BytesIO()
+        canvas.print_figure(image, format="png", dpi=DPI)
+    return write_bytes(path, image.getvalue())
+
+
+def _draw(figure: Figure, table: Table) -> None:
+    axes: Any = figure.add_axes((0.08, 0.09, 0.52, 0.74), projection="polar")
+    axes.set_theta_offset(math.pi / 2)
+    axes.set_theta_direction(-1)
+    angles = [2 * math.pi * i / len(AXES) for i in range(len(AXES))]
+    methods = [row for row in table.rows if not row.is_reference]
+    for row in table.rows:
+        style: dict[str, Any]
+        if row.is_reference:
+            colour, dash = REFERENCE_STYLES.get(row.label, ("#888888", ":"))
+            style = {"color": colour, "linestyle": dash, "linewidth": 1.2, "zorder": 2}
+        else:
+            i = methods.index(row)
+            if i >= MOST:
+                continue
+            style = {
+                "color": COLOURS[i % len(COLOURS)],
+                "linestyle": DASHES[i // len(COLOURS)],
+                "linewidth": 2.0,
+                "marker": MARKERS[i % len(MARKERS)],
+                "markersize": 6,
+                "markerfacecolor": "white",
+                "markeredgewidth": 1.6,
+                "zorder": 3,
+                "clip_on": False,
+            }
+        values = radar_values(row)
+        axes.plot([*angles, angles[0]], [*values, values[0]], label=_plain(row.label), **style)
+        if not row.is_reference and len(methods) <= 3 and not any(map(math.isnan, values)):
+            axes.fill(angles, values, color=style["color"], alpha=0.06, zorder=1)
+    axes.set_xticks(angles, [axis.label for axis in AXES], fontsize=11)
+    axes.tick_params(axis="x", pad=16)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["0.25", "0.5", "0.75", "1"], fontsize=8, color="#666666")
+    axes.set_rlabel_position(180 / len(AXES))  # between two spokes, where few lines pass
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.spines["polar"].set_color("#BBBBBB")
+    axes.legend(loc="center left", bbox_to_anchor=(1.18, 0.5), frameon=False, fontsize=9.5, handlelength=3.2)
+    figure.text(0.03, 0.955, _plain(table.title, 70), fontsize=12, fontweight="bold")
+    figure.text(0.03, 0.92, "Mean over runs; outward is better on every axis.", fontsize=9, color="#444444")
+
+
+def _plain(text: str, limit: int = 44) -> str:
+    """A label without mathematics; a leading underscore would hide a line from the legend."""
+    short = clean(text, limit).replace("$", r"\$")
+    return f" {short}" if short.startswith("_") else short
+
+
+def write_radar_csv(table: Table, path: str | Path) -> Path:
+    """The figures behind the plot: as measured, as drawn, spread and number of runs."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "kind", "metric", "mean", "drawn", "sd", "runs"])
+    for row in table.rows:
+        kind = "reference" if row.is_reference else "method"
+        for axis in AXES:
+            cell = row.cells.get(axis.key)
+            figures = ["", "", "", 0]
+            if cell is not None:
+                sd = "" if cell.sd is None else str(cell.sd)
+                figures = [str(cell.mean), str(axis.turned(cell.mean)), sd, cell.n]
+            writer.writerow([csv_cell(row.label), kind, axis.key, *figures])
+    return write_text(path, text.getvalue())

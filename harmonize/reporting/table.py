@@ -1,0 +1,301 @@
+"""The five-axis table: mean and spread over seeds, the target, the instructed teacher and gold first."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harmonize.reporting.escape import clean
+from harmonize.reporting.study import Group, Study
+from harmonize.tracking.results import METRIC_NAMES, Metrics, Results, higher_is_better
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TIME = "time"
+GAP = "–"
+DECIMALS = 2
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: a metric (or the time), its header, and whether higher is better."""
+
+    key: str
+    header: str
+    short: str
+    up: bool
+
+    @property
+    def arrow(self) -> str:
+        """The direction of better."""
+        return "↑" if self.up else "↓"
+
+
+COLUMNS = (
+    Column("forget_accuracy", "forget", "forget", False),
+    Column("forget_heldout_accuracy", "forget held out", "held out", False),
+    Column("retain_accuracy", "retain", "retain", True),
+    Column("neighbor_accuracy", "neighbor", "neighbor", True),
+    Column("neighbor_refusal_rate", "neighbor refusal", "refusal", False),
+    Column("asr_opener", "ASR opener", "opener", False),
+    Column("asr_answer_prefix", "ASR prefix", "prefix", False),
+    Column("asr_worst", "ASR worst", "worst", False),
+    Column("asr_heldout_worst", "ASR held-out worst", "held out", False),
+    Column("utility_accuracy", "utility", "utility", True),
+    Column("relearn_accuracy", "relearn", "relearn", False),
+    Column(TIME, "time", "time", False),
+)
+# Two blocks of six columns fit 80 characters; the ASR figures stand together.
+BLOCKS = (
+    ("Axes (held out: facts not unlearned; refusal: of neighbor questions)", (0, 1, 2, 3, 4, 9)),
+    ("Attack success rate (ASR), relearning, time", (5, 6, 7, 8, 10, 11)),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and sample standard deviation (None for one value) of `n` runs."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Cell | None:
+        """The cell of the values that are there, or None."""
+        found = [float(v) for v in values if v is not None]
+        if not found:
+            return None
+        sd = statistics.stdev(found) if len(found) > 1 else None
+        return cls(statistics.fmean(found), sd, len(found))
+
+    def text(self, key: str) -> str:
+        """As printed: `0.97±.01`, a time with its unit."""
+        if key == TIME:
+            return duration(self.mean)
+        mean = _fixed(self.mean)
+        return mean if self.sd is None else f"{mean}±{_fixed(self.sd).removeprefix('0')}"
+
+
+def _fixed(value: float) -> str:
+    text = f"{value:.{DECIMALS}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `42s`, `3.5m` or `2.1h`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f}s"
+    if seconds < 3570:
+        return f"{seconds / 60:.1f}m"
+    return f"{seconds / 3600:.1f}h"
+
+
+@dataclass
+class Row:
+    """One line: a reference (target, teacher, gold) or a method."""
+
+    label: str
+    is_reference: bool
+    prefill: str
+    n: int
+    cells: dict[str, Cell | None]
+    extra: dict[str, Cell | None] = field(default_factory=dict)
+    method: str | None = None
+
+
+@dataclass
+class Table:
+    """The table of one setting (data set, model)."""
+
+    title: str
+    setting: tuple[str, str]
+    rows: list[Row]
+    footnotes: list[str]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns, the same in every table."""
+        return COLUMNS
+
+    def is_best(self, row: Row, column: Column) -> bool:
+        """Whether a method's figure is the best of all methods', as printed (ties all count)."""
+        cell = row.cells.get(column.key)
+        others = [other for other in self.rows if not other.is_reference]
+        if cell is None or row.is_reference or column.key == TIME or len(others) < 2:
+            return False
+        printed = [round(c.mean, DECIMALS) for other in others if (c := other.cells.get(column.key))]
+        return round(cell.mean, DECIMALS) == (max(printed) if column.up else min(printed))
+
+
+def build_tables(study: Study) -> list[Table]:
+    """One table for each (data set, model) of the study."""
+    tables = []
+    for setting in study.settings:
+        groups = [group for group in study.groups if group.setting == setting]
+        rows = [*_references(groups), *(_method_row(group) for group in groups)]
+        dataset, model = setting
+        title = f"{dataset}, {model}"
+        tables.append(Table(title, setting, rows, _footnotes(rows)))
+    return tables
+
+
+def _method_row(group: Group) -> Row:
+    runs = group.runs
+    cells = {
+        column.key: Cell.of(_value(run.results.metrics, column.key) for run in runs) for column in COLUMNS
+    }
+    cells[TIME] = Cell.of(total_time(run.results) for run in runs)
+    return Row(
+        group.label,
+        False,
+        group.prefill,
+        len(runs),
+        cells,
+        _extra([run.results.metrics for run in runs]),
+        group.method,
+    )
+
+
+def total_time(results: Results) -> float | None:
+    """Seconds of the whole run."""
+    for key in ("total", "total_s"):
+        if key in results.timing:
+            return results.timing[key]
+    return None
+
+
+def _value(metrics: Metrics, key: str) -> float | None:
+    metric = metrics.get(key)
+    return None if metric is None else metric.value
+
+
+def _extra(blocks: list[Metrics]) -> dict[str, Cell | None]:
+    """Metrics that have no column, for the CSV."""
+    shown = {column.key for column in COLUMNS}
+    names = sorted({name for block in blocks for name in block} - shown)
+    return {name: Cell.of(_value(block, name) for block in blocks) for name in names}
+
+
+_REFERENCES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    # The keys are what the figures of a reference depend on besides data set and model.
+    ("target", "target_metrics", ("dataset.world_seed",)),
+    ("teacher", "teacher_metrics", ("dataset.world_seed", "teacher.instruction")),
+    ("gold", "gold_metrics", ("dataset.world_seed", "model.gold")),
+)
+
+
+def _references(groups: list[Group]) -> list[Row]:
+    rows = []
+    for label, name, keys in _REFERENCES:
+        # A reference is the same model in every run of a study: each one counts once, not once a run.
+        models: dict[tuple[str, ...], list[Metrics]] = {}
+        for run in (run for group in groups for run in group.runs):
+            block: Metrics | None = getattr(run.results, name)
+            if block:
+                models.setdefault(tuple(run.flat.get(key, "") for key in keys), []).append(block)
+        if models:
+            merged = list(models.values())
+            cells = {column.key: _reference_cell(merged, column.key) for column in COLUMNS}
+            extra = {key: _reference_cell(merged, key) for key in _extra([b for m in merged for b in m])}
+            rows.append(Row(label, True, GAP, len(merged), cells, extra))
+    return rows
+
+
+def _reference_cell(models: list[list[Metrics]], key: str) -> Cell | None:
+    means = [Cell.of(_value(block, key) for block in blocks) for blocks in models]
+    return Cell.of(None if cell is None else cell.mean for cell in means)
+
+
+def _footnotes(rows: list[Row]) -> list[str]:
+    notes = ["Mean±sd over n runs (seeds); a reference counts once for each model. Best method marked."]
+    missing: dict[str, list[str]] = {}
+    for row in rows:
+        for column in COLUMNS:
+            cell = row.cells.get(column.key)
+            if cell is None and not (row.is_reference and column.key == TIME):
+                missing.setdefault(column.header, []).append(row.label)
+            elif cell is not None and cell.n < row.n:
+                notes.append(f"{row.label}, {column.header}: {cell.n} of {row.n} runs.")
+    if missing:
+        named = "; ".join(f"{header} ({', '.join(labels)})" for header, labels in missing.items())
+        notes.append(f"{GAP} not measured: {named}.")
+    views: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.is_reference:
+            views.setdefault(row.prefill, []).append(row.label)
+    named = "; ".join(f"{mode}: {', '.join(labels)}" for mode, labels in sorted(views.items()))
+    notes.append(f"Prefilled views in training: {named}.")
+    return notes
+
+
+def run_table(results: Results, console: Console | None = None) -> None:
+    """Prints the figures of one run: a line a metric, the references beside, with interval and n."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = console or RichConsole()
+    named = (
+        ("target", results.target_metrics),
+        ("teacher", results.teacher_metrics),
+        ("gold", results.gold_metrics),
+    )
+    columns = [(name, block) for name, block in named if block]
+    columns.append(("after" if results.target_metrics else "value", results.metrics))
+    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("metric")
+    for name, _ in columns:
+        table.add_column(name, justify="right")
+    table.add_column("interval", justify="right")
+    table.add_column("n", justify="right")
+    names = [name for name in METRIC_NAMES if any(name in block for _, block in columns)]
+    names += sorted({name for _, block in columns for name in block} - set(names))
+    for name in names:
+        own = results.metrics.get(name)
+        up = own.higher_is_better if own is not None else higher_is_better(name)
+        values = [_value(block, name) for _, block in columns]
+        low, high = (own.ci_low, own.ci_high) if own is not None else (None, None)
+        interval = GAP if low is None or high is None else f"{_fixed(low)}-{_fixed(high)}"
+        table.add_row(
+            Text(f"{clean(name)} {'↑' if up else '↓'}"),
+            *(GAP if v is None else _fixed(v) for v in values),
+            interval,
+            GAP if own is None else str(own.n),
+        )
+    console.print(table)
+    for note in results.notes:
+        console.print(Text(f"Note: {clean(note)}"))
+
+
+def compare(table: Table, metric: str, method: str, against: str, lower: bool) -> str:
+    """Whether `method` is below (or above) `against` on `metric`, in words with the seed deviations.
+
+    A difference below twice its standard error over seeds counts as undecided (our choice).
+    """
+    rows = [_row(table, name, metric) for name in (method, against)]
+    if rows[0] is None or rows[1] is None:
+        lacking = method if rows[0] is None else against
+        return f"not tested: no single row '{lacking}' with {metric}"
+    left, right = rows[0].cells[metric], rows[1].cells[metric]
+    assert left is not None and right is not None
+    if rows[0].prefill != rows[1].prefill:
+        return f"not tested: trained on different views ({rows[0].prefill} and {rows[1].prefill})"
+    difference = right.mean - left.mean if lower else left.mean - right.mean
+    figures = f"{_fixed(left.mean)} against {_fixed(right.mean)}"
+    if left.sd is None or right.sd is None:
+        return f"undecided (one seed): {figures}"
+    error = math.sqrt(left.sd**2 / left.n + right.sd**2 / right.n)
+    if abs(difference) <= 2 * error or difference == 0:
+        return f"undecided (within two standard errors): {figures}"
+    return f"{'holds' if difference > 0 else 'does not hold'}: {figures}"
+
+
+def _row(table: Table, method: str, metric: str) -> Row | None:
+    """The one row of a method that has the figure; None where there is none or several."""
+    rows = [row for row in table.rows if row.method == method]
+    return rows[0] if len(rows) == 1 and rows[0].cells.get(metric) is not None else None

@@ -1,0 +1,206 @@
+"""The table in the terminal (80 columns), Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from harmonize.reporting.escape import clean, csv_cell, latex, markdown
+from harmonize.reporting.published import Published
+from harmonize.reporting.study import Study
+from harmonize.reporting.table import BLOCKS, COLUMNS, GAP, Column, Row, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOT_OURS = (
+    "Published figures. They are other people's, from other models and data; none of them was measured here."
+)
+
+
+def _text(row: Row, column: Column) -> str:
+    cell = row.cells.get(column.key)
+    if cell is None:
+        return "" if row.is_reference and column.key == "time" else GAP
+    return cell.text(column.key)
+
+
+def print_tables(tables: list[Table], console: Console) -> None:
+    """Prints every table as two stacked blocks that fit 80 columns.
+
+    The best method of a column is bold, and marked with * where there is no bold (a file, a pipe).
+    """
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    for table in tables:
+        console.print(Text(clean(table.title), style="bold"))
+        for title, places in BLOCKS:
+            block = RichTable(
+                box=None,
+                padding=(0, 1, 0, 0),
+                pad_edge=False,
+                title=title,
+                title_justify="left",
+                title_style="italic",
+            )
+            block.add_column("", width=16, overflow="fold")
+            block.add_column("n", justify="right")
+            for place in places:
+                column = COLUMNS[place]
+                block.add_column(f"{column.short}{column.arrow}", justify="right", no_wrap=True)
+            for row in table.rows:
+                cells = []
+                for place in places:
+                    text = _text(row, COLUMNS[place])
+                    if table.is_best(row, COLUMNS[place]):
+                        cells.append(Text(text, style="bold") if console.is_terminal else Text(f"{text}*"))
+                    else:
+                        cells.append(Text(text))
+                style = "dim" if row.is_reference else ""
+                block.add_row(Text(clean(row.label), style=style), Text(str(row.n)), *cells)
+            console.print(block)
+        for note in table.footnotes:
+            console.print(Text(clean(note), style="dim"))
+        console.print()
+
+
+def print_published(published: list[Published], console: Console) -> None:
+    """Prints the published figures, apart from ours and labelled."""
+    from rich.text import Text
+
+    if not published:
+        return
+    console.print(Text("Published, not ours", style="bold"))
+    for block in published:
+        console.print(Text(clean(f"{block.title} [{block.certainty}: {block.source}]"), style="italic"))
+        width = max(len(row.label) for row in block.rows) + 2
+        widths = [max(len(name), 6) + 2 for name in block.columns]
+        header = "".join(f"{clean(name):>{w}}" for name, w in zip(block.columns, widths, strict=True))
+        console.print(Text(f"{'':<{width}}{header}", style="dim"))
+        for row in block.rows:
+            values = "".join(
+                f"{clean(GAP if v is None else v):>{w}}" for v, w in zip(row.values, widths, strict=True)
+            )
+            console.print(Text(f"{clean(row.label):<{width}}{values}"))
+        for note in block.notes:
+            console.print(Text(clean(note), style="dim"))
+    console.print()
+
+
+def to_markdown(study: Study, tables: list[Table], published: list[Published], claims: list[str]) -> str:
+    """The report as Markdown: our tables, what could be said of the claims, what was left out, what was published."""
+    lines = [f"# Study {markdown(study.path.name)}", ""]
+    for table in tables:
+        heads = ["", "prefill", "n", *(f"{c.header} {c.arrow}" for c in COLUMNS)]
+        lines += [f"## {markdown(table.title)}", "", _markdown_row(heads)]
+        lines.append(_markdown_row(["---", "---", *("---:" for _ in heads[2:])]))
+        for row in table.rows:
+            cells = [markdown(row.label), markdown(row.prefill), str(row.n)]
+            for column in COLUMNS:
+                text = _text(row, column)
+                cells.append(f"**{text}**" if table.is_best(row, column) else text)
+            lines.append(_markdown_row(cells))
+        lines += ["", *(f"- {markdown(note)}" for note in table.footnotes), ""]
+    if claims:
+        lines += ["## Claims", "", *(f"- {markdown(claim)}" for claim in claims), ""]
+    if study.problems or study.notes:
+        lines += ["## Not in the table", ""]
+        lines += [f"- {markdown(note)}" for note in study.notes]
+        lines += [
+            f"- {markdown(_relative(study, path))}: {markdown(reason)}" for path, reason in study.problems
+        ]
+        lines.append("")
+    if published:
+        lines += ["## Published, not ours", "", markdown(NOT_OURS), ""]
+        for block in published:
+            lines += [f"### {markdown(block.title)}", "", _markdown_row(["", *map(markdown, block.columns)])]
+            lines.append(_markdown_row(["---", *("---:" for _ in block.columns)]))
+            for published_row in block.rows:
+                values = [markdown(GAP if v is None else v) for v in published_row.values]
+                lines.append(_markdown_row([markdown(published_row.label), *values]))
+            lines += ["", f"Source: {markdown(block.source)}. Certainty: {markdown(block.certainty)}."]
+            lines += [markdown(note) for note in block.notes] + [""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _relative(study: Study, path: object) -> str:
+    return str(path).removeprefix(f"{study.path}/")
+
+
+def to_latex(tables: list[Table], published: list[Published]) -> str:
+    """Tables for a paper; they need the packages booktabs and graphicx."""
+    lines = ["% Needs \\usepackage{booktabs,graphicx}."]
+    for table in tables:
+        heads = " & ".join(["method", "prefill", "$n$", *(latex(f"{c.header} {c.arrow}") for c in COLUMNS)])
+        lines += _latex_open("ll" + "r" * (len(COLUMNS) + 1), heads)
+        was_reference = False
+        for row in table.rows:
+            if was_reference and not row.is_reference:
+                lines.append(r"\midrule")
+            was_reference = row.is_reference
+            cells = [latex(row.label), latex(row.prefill), str(row.n)]
+            for column in COLUMNS:
+                text = latex(_text(row, column))
+                cells.append(rf"\textbf{{{text}}}" if table.is_best(row, column) else text)
+            lines.append(" & ".join(cells) + r" \\")
+        notes = " ".join(table.footnotes).replace("marked", "in bold")
+        lines += _latex_close(f"{table.title}. {notes}")
+    for block in published:
+        heads = " & ".join(["", *map(latex, block.columns)])
+        lines += _latex_open("l" + "r" * len(block.columns), heads)
+        for published_row in block.rows:
+            values = [latex(GAP if v is None else v) for v in published_row.values]
+            lines.append(" & ".join([latex(published_row.label), *values]) + r" \\")
+        lines += _latex_close(
+            f"Published, not ours: {block.title}. Source: {block.source}; {block.certainty}. "
+            + " ".join(block.notes)
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _latex_open(columns: str, heads: str) -> list[str]:
+    return [
+        r"\begin{table}",
+        r"\centering",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        heads + r" \\",
+        r"\midrule",
+    ]
+
+
+def _latex_close(caption: str) -> list[str]:
+    return [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{latex(caption)}}}", r"\end{table}", ""]
+
+
+def to_csv(tables: list[Table]) -> str:
+    """Long form, full precision, every metric of every row: our own figures only."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["dataset", "model", "row", "kind", "prefill", "metric", "mean", "sd", "runs", "runs_of"])
+    for table in tables:
+        dataset, model = table.setting
+        for row in table.rows:
+            for name, cell in (row.cells | row.extra).items():
+                kind = "reference" if row.is_reference else "method"
+                figures = (
+                    ["", "", 0] if cell is None else [cell.mean, "" if cell.sd is None else cell.sd, cell.n]
+                )
+                writer.writerow(
+                    [
+                        *map(csv_cell, (dataset, model, row.label)),
+                        kind,
+                        csv_cell(row.prefill),
+                        csv_cell("time_s" if name == "time" else name),
+                        *figures,
+                        row.n,
+                    ]
+                )
+    return text.getvalue()
