@@ -1,0 +1,448 @@
+"""What types cannot say: ranges, combinations, and parameters of the functions that a configuration names.
+
+Every check returns sentences that end with the override that mends the problem; `check_config` joins them, so
+that a user sees all of them at once, before any model loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harmonize.config.instantiate import check_parameters, resolve, to_plain
+from harmonize.config.rules import (
+    TRAINED_ROLES,
+    at_least,
+    finite,
+    inputs_of,
+    known_roles,
+    one_of,
+    parameter_names,
+    positive,
+    present,
+    share,
+)
+from harmonize.errors import ConfigError, HarmonizeError, did_you_mean
+
+RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal")
+PRECISIONS: tuple[str, ...] = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
+DTYPES: tuple[str, ...] = ("float32", "bfloat16", "float16")
+ATTENTION: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
+ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu", "cuda", "mps")
+WANDB_MODES: tuple[str, ...] = ("offline", "online", "disabled")
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+SANDBOX_MODELS: tuple[str, ...] = ("sandbox:target", "sandbox:gold")
+SANDBOX_READER = "harmonize.data.sandbox"
+
+# Keys of an objective's entry that are not parameters of its function.
+OBJECTIVE_KEYS: tuple[str, ...] = ("weight", "roles")
+
+# Adapters there would change the logits that the head seam and the teacher share.
+OUTPUT_HEADS: tuple[str, ...] = ("lm_head", "embed_out", "output_projection")
+
+
+def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
+    """All problems of a composed configuration.
+
+    Args:
+        cfg: Of the command's schema; values that are missing are left to `compose`.
+        command: unlearn, evaluate or finetune.
+        multirun: Whether it is one job of a sweep that runs in this process.
+    """
+    checks: list[Callable[[], list[str]]] = [
+        lambda: _run(cfg, multirun),
+        lambda: _dataset(cfg),
+        lambda: _model(cfg, command),
+        lambda: _trainer(cfg),
+        lambda: _logger(cfg),
+    ]
+    if command != "finetune":
+        checks += [lambda: _teacher(cfg), lambda: _suite(cfg)]
+    if command != "evaluate":
+        checks += [lambda: _peft(cfg), lambda: _optimizer(cfg), lambda: _precision(cfg, command)]
+    if command == "unlearn":
+        checks += [
+            lambda: _method(cfg),
+            lambda: _sampler(cfg),
+            lambda: _teacher_needed(cfg),
+            lambda: _seams(cfg),
+        ]
+    if command == "evaluate":
+        checks.append(lambda: one_of("split", cfg.split, SPLITS))
+    if command == "finetune":
+        checks.append(lambda: at_least("batch_rows", cfg.batch_rows, 1))
+    problems: list[str] = []
+    for check in checks:
+        try:
+            problems += check()
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
+def _run(cfg: Any, multirun: bool) -> list[str]:
+    problems = at_least("seed", cfg.seed, 0)
+    if cfg.resume and cfg.overwrite:
+        problems.append("resume and overwrite exclude each other. Keep one: resume=true overwrite=false.")
+    if cfg.allow:
+        names = ",".join(map(str, cfg.allow))
+        problems.append(
+            f"allow={list(cfg.allow)}: a configuration cannot allow foreign code by itself. "
+            f"Leave it out (allow=[]) and add --allow {names} to the command."
+        )
+    devices = int(cfg.trainer.devices)
+    if multirun and devices > 1:
+        problems.append(
+            f"trainer.devices={devices} in a sweep that runs in one process would start the sweep again on every "
+            "device. Use trainer.devices=1, or a launcher with a process per job: hydra/launcher=submitit_local."
+        )
+    return problems
+
+
+def _dataset(cfg: Any) -> list[str]:
+    problems: list[str] = []
+    node = present(cfg.dataset)
+    if "_target_" in node:
+        problems += check_parameters(node, skip=("name", "prefill"), allow=cfg.allow, where="dataset")
+    if isinstance(node.get("split"), Mapping):
+        from harmonize.data.split import resolve_shares
+
+        try:
+            resolve_shares(node["split"])
+        except HarmonizeError as error:
+            problems.append(str(error))
+    p, at = cfg.dataset.prefill, "dataset.prefill"
+    problems += share(f"{at}.share", p.share) + share(f"{at}.heldout_share", p.heldout_share)
+    problems += known_roles(f"{at}.roles", p.roles)
+    problems += at_least(f"{at}.n", p.n, 1) + at_least(f"{at}.every", p.every, 1)
+    for key in ("depths", "eval_depths"):
+        wrong = [d for d in p[key] if not 0 < d <= 1]
+        if wrong:
+            problems.append(
+                f"{at}.{key}: {wrong[0]} is outside (0, 1]; a depth is a share of the tokens before the scored value. "
+                f"For example {at}.{key}=[0.25,0.5,1.0]."
+            )
+    if p.mode.value != "none" and not (p.openers or p.prefixes):
+        problems.append(
+            f"{at}.mode={p.mode.value} with neither openers nor prefixes shows nothing prefilled. "
+            f"Use {at}.mode=none, or {at}.prefixes=true."
+        )
+    return problems
+
+
+def _model(cfg: Any, command: str) -> list[str]:
+    m = cfg.model
+    problems = one_of("model.dtype", m.dtype, DTYPES, null=True)
+    problems += one_of("model.attention", m.attention, ATTENTION, null=True)
+    problems += one_of("model.device", m.device, ("auto", "cpu", "cuda"))
+    if "{question}" not in m.plain_question:
+        problems.append(
+            "model.plain_question lacks {question}, so no question would be asked. "
+            "For example \"model.plain_question='Question: {question}\\nAnswer:'\"."
+        )
+    if "{instruction}" not in m.plain_instruction:
+        problems.append(
+            "model.plain_instruction lacks {instruction}. "
+            "For example \"model.plain_instruction='{instruction}\\n\\n'\"."
+        )
+    target = present(cfg.dataset).get("_target_")
+    sandbox = target is None or str(target).startswith(SANDBOX_READER)
+    scratch = command == "finetune" and cfg.from_scratch
+    if scratch and not sandbox:
+        problems.append(
+            f"from_scratch=true needs a data set with a tokenizer of its own, and {cfg.dataset.name} has none. "
+            "Use from_scratch=false model=hf model.name_or_path=<folder or hf:owner/name>."
+        )
+    for key in ("name_or_path",) if command == "finetune" else ("name_or_path", "gold"):
+        name = present(m).get(key)
+        if name is None or (scratch and key == "name_or_path"):
+            continue
+        problems += _model_name(f"model.{key}", str(name), sandbox, present(cfg.dataset).get("name"))
+    if (
+        command == "finetune"
+        and not scratch
+        and str(present(m).get("name_or_path", "")).startswith("sandbox:")
+    ):
+        problems.append(
+            "from_scratch=false continues a model, and sandbox models are made by themselves. "
+            "Use from_scratch=true, or model=hf model.name_or_path=<folder or hf:owner/name>."
+        )
+    return problems
+
+
+def _model_name(key: str, name: str, sandbox: bool, dataset: Any) -> list[str]:
+    other = "null" if key == "model.gold" else "<folder or hf:owner/name>"
+    if name.startswith("sandbox:"):
+        if name not in SANDBOX_MODELS:
+            return [
+                f"{key}={name}: unknown. {did_you_mean(name, SANDBOX_MODELS)} Use {key}={SANDBOX_MODELS[0]}."
+            ]
+        if not sandbox:
+            return [
+                f"{key}={name} knows only the sandbox's world, but dataset={dataset}. Use model=hf {key}={other}."
+            ]
+        return []
+    if name.startswith("hf:"):
+        parts = name[3:].split("/")
+        ok = len(parts) in (1, 2) and all(parts)
+        return [] if ok else [f"{key}={name}: a hub model is written hf:owner/name, e.g. {key}=hf:gpt2."]
+    if not Path(name).expanduser().is_dir():
+        here = [str(p) for p in Path(name).expanduser().parent.glob("*") if p.is_dir()]
+        hint = f" {did_you_mean(name, here)}" if here else ""
+        return [
+            f"{key}={name}: there is no such folder.{hint} A model of the hub is written {key}=hf:{name.strip('/')}."
+        ]
+    return []
+
+
+def _peft(cfg: Any) -> list[str]:
+    node = present(cfg.peft)
+    kind = str(node.get("peft_type", "none"))
+    settings = {k: v for k, v in node.items() if k not in ("peft_type", "merge", "load_in_4bit")}
+    if kind == "none":
+        problems = [
+            f"peft.{k} has no effect with peft_type=none. Use peft=lora, or ~peft.{k}." for k in settings
+        ]
+        if node.get("load_in_4bit"):
+            problems.append("peft.load_in_4bit=true trains adapters over a 4-bit base. Use peft=qlora.")
+        return problems
+    if kind != "LORA":
+        return [f"peft.peft_type={kind}: {did_you_mean(kind, ('none', 'LORA'))} Use peft=lora."]
+    problems = []
+    for key in ("target_modules", "modules_to_save"):
+        value = settings.get(key)
+        named = [value] if isinstance(value, str) else list(value or [])
+        heads = [n for n in named if str(n).split(".")[-1] in OUTPUT_HEADS]
+        if heads:
+            problems.append(
+                f"peft.{key} names the output head ({heads[0]}); an adapter there would change the logits that are "
+                f"distilled. Leave it out, or use peft.{key}={'all-linear' if key == 'target_modules' else 'null'}."
+            )
+    if node.get("load_in_4bit"):
+        problems += _four_bit()
+    return problems + check_parameters(
+        {"_target_": "peft.LoraConfig", **settings}, allow=("peft",), where="peft"
+    )
+
+
+def _four_bit() -> list[str]:
+    from importlib.util import find_spec
+
+    import torch
+
+    problems = []
+    if not torch.cuda.is_available():
+        problems.append("peft=qlora needs a CUDA device, and torch sees none. Use peft=lora.")
+    if find_spec("bitsandbytes") is None:
+        problems.append("peft=qlora needs bitsandbytes. pip install 'harmonize[qlora]', or use peft=lora.")
+    return problems
+
+
+def _method(cfg: Any) -> list[str]:
+    problems: list[str] = []
+    response = to_plain(cfg.method.response)
+    problems += known_roles("method.response", response)
+    for role, source in response.items():
+        problems += one_of(f"method.response.{role}", source, RESPONSES)
+    objectives = {k: v for k, v in to_plain(cfg.method.objectives).items() if v is not None}
+    if not objectives:
+        problems.append(
+            "method.objectives is empty, so nothing would be trained. Choose a method: method=bidirectional."
+        )
+    rows = to_plain(cfg.sampler.rows)
+    for name, entry in objectives.items():
+        at = f"method.objectives.{name}"
+        if not isinstance(entry, Mapping):
+            problems.append(f"{at} must be a mapping with _target_, got {entry!r}. Remove it with ~{at}.")
+            continue
+        problems += _objective(at, entry, cfg.allow)
+        roles = entry.get("roles", list(TRAINED_ROLES))
+        problems += known_roles(f"{at}.roles", roles)
+        if isinstance(roles, Mapping):
+            for role, factor in roles.items():
+                problems += finite(f"{at}.roles.{role}", factor)
+        problems += finite(f"{at}.weight", entry.get("weight", 1.0))
+        if rows and not any(rows.get(r, 0) and r in response for r in roles):
+            problems.append(
+                f"{at} trains on {', '.join(map(str, roles)) or 'no role'}, none of which has rows and a response. "
+                f"Remove it with ~{at}, or give rows: sampler.rows.{next(iter(roles), 'forget')}=16."
+            )
+    return problems
+
+
+def _objective(at: str, entry: Mapping[str, Any], allow: Iterable[str]) -> list[str]:
+    function = entry.get("_target_")
+    if function is None:
+        return check_parameters(entry, where=at)
+    try:
+        inputs = inputs_of(resolve(function, allow))
+    except ConfigError as error:
+        return [f"{at}._target_: {p}" for p in error.problems]
+    return check_parameters(entry, extra=inputs, skip=OBJECTIVE_KEYS, allow=allow, where=at)
+
+
+def _sampler(cfg: Any) -> list[str]:
+    rows = to_plain(cfg.sampler.rows)
+    response = to_plain(cfg.method.response)
+    problems = known_roles("sampler.rows", rows)
+    used = {r: n for r, n in rows.items() if r in response}
+    for role, n in rows.items():
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+            problems.append(
+                f"sampler.rows.{role}={n}: expected a whole number from 0. For example sampler.rows.{role}=8."
+            )
+    if problems:
+        return problems
+    if not any(used.values()):
+        problems.append(
+            "sampler.rows leaves no row for any role that the method answers. For example sampler.rows.forget=16."
+        )
+    elif sum(used.values()) < cfg.trainer.accumulate_grad_batches:
+        problems.append(
+            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches} is more than the "
+            f"{sum(used.values())} rows of a step. Use trainer.accumulate_grad_batches=1."
+        )
+    return problems + _node("sampler", cfg, present(cfg.sampler))
+
+
+def _teacher(cfg: Any) -> list[str]:
+    t = cfg.teacher
+    problems = known_roles("teacher.instruct_roles", t.instruct_roles)
+    for key in ("cache_top_k", "max_new_tokens", "batch_size"):
+        problems += at_least(f"teacher.{key}", t[key], 1)
+    problems += share("teacher.leak_limit", t.leak_limit)
+    return problems + share("teacher.overrefusal_limit", t.overrefusal_limit)
+
+
+def _teacher_needed(cfg: Any) -> list[str]:
+    """Lengths of the stored lists against what the objectives read from them."""
+    if cfg.teacher.cache.value != "topk":
+        return []
+    problems = []
+    for name, entry in to_plain(cfg.method.objectives).items():
+        for key in ("k", "k_teacher"):
+            k = entry.get(key) if isinstance(entry, Mapping) else None
+            if isinstance(k, int) and k > cfg.teacher.cache_top_k:
+                problems.append(
+                    f"method.objectives.{name}.{key}={k} is longer than the stored lists "
+                    f"(teacher.cache_top_k={cfg.teacher.cache_top_k}). "
+                    f"Use teacher.cache_top_k={k} or teacher.cache=hidden."
+                )
+    return problems
+
+
+def _suite(cfg: Any) -> list[str]:
+    s = cfg.suite
+    problems = _one_target("suite", cfg)
+    for key in ("max_new_tokens", "batch_size", "relearn_steps", "relearn_facts", "bootstrap"):
+        problems += at_least(f"suite.{key}", s[key], 1)
+    for key in ("max_examples", "val_max_examples"):
+        if s[key] is not None:
+            problems += at_least(f"suite.{key}", s[key], 1)
+    problems += positive("suite.relearn_lr", s.relearn_lr)
+    if not 0 < s.confidence < 1:
+        problems.append(
+            f"suite.confidence={s.confidence} must lie between 0 and 1. For example suite.confidence=0.95."
+        )
+    attacks = [str(k) for k in to_plain(cfg.attack)]
+    if attacks and not problems and "attacks" not in parameter_names(resolve(s._target_, cfg.allow)):
+        problems.append(
+            f"attack.{attacks[0]}: suite={s.name} runs its own attacks and takes no further ones. Use attack=suite."
+        )
+    return problems
+
+
+def _trainer(cfg: Any) -> list[str]:
+    t = cfg.trainer
+    problems = one_of("trainer.accelerator", t.accelerator, ACCELERATORS)
+    problems += one_of("trainer.precision", t.precision, PRECISIONS)
+    for key in ("max_steps", "accumulate_grad_batches", "devices", "log_every_n_steps"):
+        problems += at_least(f"trainer.{key}", t[key], 1)
+    for key in ("val_check_interval", "early_stop_patience", "checkpoint_every"):
+        problems += at_least(f"trainer.{key}", t[key], 0)
+    for key in ("neighbor_floor", "utility_floor"):
+        problems += share(f"trainer.{key}", t[key])
+    if t.gradient_clip_val is not None:
+        problems += positive("trainer.gradient_clip_val", t.gradient_clip_val)
+    if t.num_threads is not None:
+        problems += at_least("trainer.num_threads", t.num_threads, 1)
+    if t.early_stop_patience and not t.val_check_interval:
+        problems.append(
+            "trainer.early_stop_patience needs looks at val, and trainer.val_check_interval=0 takes none. "
+            "Use trainer.val_check_interval=50 or trainer.early_stop_patience=0."
+        )
+    return problems
+
+
+def _precision(cfg: Any, command: str) -> list[str]:
+    precision, dtype = cfg.trainer.precision, present(cfg.model).get("dtype")
+    scratch = command == "finetune" and cfg.from_scratch
+    if scratch or cfg.peft.load_in_4bit or precision not in PRECISIONS:
+        return []
+    if dtype == "float16":
+        return [
+            "model.dtype=float16 is too coarse to train in. Use model.dtype=bfloat16, or model.dtype=float32 "
+            "trainer.precision=16-mixed."
+        ]
+    if precision.endswith("-mixed") and dtype == "bfloat16":
+        return [
+            f"trainer.precision={precision} mixes with float32 weights, but model.dtype=bfloat16. Use "
+            "model.dtype=float32, or trainer.precision=bf16-true."
+        ]
+    if precision == "bf16-true" and dtype == "float32":
+        return [
+            "trainer.precision=bf16-true trains bfloat16 weights, but model.dtype=float32. Use model.dtype=bfloat16, "
+            "or trainer.precision=bf16-mixed."
+        ]
+    if precision == "16-mixed" and cfg.trainer.accelerator == "cpu":
+        return ["trainer.precision=16-mixed needs a GPU. Use trainer.precision=bf16-mixed."]
+    return []
+
+
+def _optimizer(cfg: Any) -> list[str]:
+    problems = _node("optimizer", cfg, present(cfg.optimizer), extra=("params",))
+    problems += _node("scheduler", cfg, present(cfg.scheduler), extra=("optimizer", "total_steps"))
+    lr = present(cfg.optimizer).get("lr")
+    return problems + (positive("optimizer.lr", lr) if lr is not None else [])
+
+
+def _seams(cfg: Any) -> list[str]:
+    problems = _node("gradient", cfg, present(cfg.gradient)) + _node(
+        "controller", cfg, present(cfg.controller)
+    )
+    for name, entry in to_plain(cfg.callbacks).items():
+        if isinstance(entry, Mapping):
+            problems += check_parameters(entry, allow=cfg.allow, where=f"callbacks.{name}")
+        elif entry is not None:
+            problems.append(
+                f"callbacks.{name} must be a mapping with _target_. Remove it with ~callbacks.{name}."
+            )
+    return problems
+
+
+def _logger(cfg: Any) -> list[str]:
+    return one_of("logger.wandb.mode", cfg.logger.wandb.mode, WANDB_MODES)
+
+
+def _node(at: str, cfg: Any, node: Mapping[str, Any], extra: Iterable[str] = ()) -> list[str]:
+    """A component's parameters; those that our code supplies are positional, the settings keyword-only."""
+    if node.get("_target_") is None:
+        return [f"{at} has no _target_. Choose an option of the group: {at}=<option> (harmonize ls {at})."]
+    if at == "sampler":
+        try:
+            extra = inputs_of(resolve(node["_target_"], cfg.allow))
+        except ConfigError as error:
+            return [f"{at}._target_: {p}" for p in error.problems]
+    return check_parameters(node, extra=extra, skip=("name",), allow=cfg.allow, where=at)
+
+
+def _one_target(at: str, cfg: Any) -> list[str]:
+    target = present(cfg[at]).get("_target_")
+    if target is None:
+        return []
+    try:
+        resolve(target, cfg.allow)
+    except ConfigError as error:
+        return [f"{at}._target_: {p}" for p in error.problems]
+    return []

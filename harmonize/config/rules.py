@@ -1,0 +1,76 @@
+"""Rules for single values; each returns a list of sentences, empty where the value is fine."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from harmonize.config.instantiate import to_plain
+from harmonize.data.example import ROLES
+from harmonize.errors import did_you_mean
+
+TRAINED_ROLES: tuple[str, ...] = tuple(str(r) for r in ROLES if r != "general")
+
+
+def present(node: Any) -> dict[str, Any]:
+    """The values of a node without those still missing (`compose` reports them)."""
+    return {k: v for k, v in to_plain(node).items() if v != "???"}
+
+
+def parameter_names(function: Any) -> set[str]:
+    """Names of all parameters of a function."""
+    return set(inspect.signature(function).parameters)
+
+
+def inputs_of(function: Any) -> set[str]:
+    """Positional parameters: what code supplies, while keyword-only ones are settings."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def known_roles(key: str, roles: Iterable[Any]) -> list[str]:
+    """Only roles that can be trained on."""
+    return [
+        f"{key}: unknown role '{r}'. {did_you_mean(str(r), TRAINED_ROLES)} Correct it in {key}."
+        for r in roles
+        if str(r) not in TRAINED_ROLES
+    ]
+
+
+def one_of(key: str, value: Any, options: tuple[str, ...], null: bool = False) -> list[str]:
+    """One of a few words."""
+    if (null and value is None) or value in options:
+        return []
+    return [f"{key}={value}: {did_you_mean(str(value), options)} For example {key}={options[0]}."]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def finite(key: str, value: Any) -> list[str]:
+    """A number that is neither infinite nor NaN."""
+    return [] if _number(value) else [f"{key}={value}: expected a finite number. For example {key}=1.0."]
+
+
+def positive(key: str, value: Any) -> list[str]:
+    """A number above 0."""
+    if _number(value) and value > 0:
+        return []
+    return [f"{key}={value}: expected a number above 0. For example {key}=1e-3."]
+
+
+def share(key: str, value: Any) -> list[str]:
+    """A number from 0 to 1."""
+    if _number(value) and 0 <= value <= 1:
+        return []
+    return [f"{key}={value}: expected a share from 0 to 1. For example {key}=0.5."]
+
+
+def at_least(key: str, value: Any, least: int) -> list[str]:
+    """A number not below `least`."""
+    if _number(value) and value >= least:
+        return []
+    return [f"{key}={value}: expected a whole number of at least {least}. For example {key}={max(least, 1)}."]
