@@ -92,6 +92,10 @@ def _say(error: HarmonizeError, status: int, label: str = "Error: ") -> int:
 
 def _dispatch(argv: list[str]) -> int | None:
     # `harmonize -m unlearn ...` is as good as `harmonize unlearn -m ...`.
+    if any(flag in argv for flag in ("-sc", "--shell-completion")):
+        from harmonize.commands.completion import run
+
+        return run(argv)
     place = next((i for i, item in enumerate(argv) if not item.startswith("-")), None)
     if place is None:
         return _without_command(argv)
@@ -110,10 +114,6 @@ def _without_command(argv: list[str]) -> int:
 
         print(f"harmonize {harmonize.__version__}")
         return 0
-    if any(flag.startswith(("-sc", "--shell-completion")) for flag in argv):
-        from harmonize.commands.completion import run
-
-        return run(argv)
     unknown = [flag for flag in argv if flag not in ("-h", "--help")]
     if unknown:
         raise UsageError(f"{unknown[0]}: which command? For example: harmonize unlearn {unknown[0]}")

@@ -87,7 +87,7 @@ def _job(command: str, cfg: Any) -> Any:
             message = f"{type(error).__name__}: {error}"
     failures.append((str(folder), message))
     if sweep and not (
-        _BASIC_LAUNCHER == hydra.launcher._target_ and _BASIC_SWEEPER == hydra.sweeper._target_
+        hydra.launcher._target_ == _BASIC_LAUNCHER and hydra.sweeper._target_ == _BASIC_SWEEPER
     ):
         raise JobFailed(message)
     # In this process the list of failures says it all; an exception would only add Hydra's own words.

@@ -71,6 +71,7 @@ def compose_config(
     config_dirs: Sequence[str | Path] = (),
     check: bool = True,
     multirun: bool = False,
+    complete: bool = True,
 ) -> Any:
     """The typed configuration of `unlearn`, `evaluate` or `finetune`.
 
@@ -81,6 +82,7 @@ def compose_config(
         check: Also check values and combinations and the parameters of every `_target_`
             (this imports the targets' modules).
         multirun: Whether it is one job of a sweep.
+        complete: Whether every value must be given.
 
     Returns:
         A DictConfig of the command's schema, interpolations resolved on access.
@@ -94,7 +96,8 @@ def compose_config(
         cfg, problems = _compose_all(command, list(overrides), loader)
     if cfg is None:
         raise ConfigError(problems)
-    problems += structural_problems(cfg)
+    if complete:
+        problems += structural_problems(cfg)
     if check:
         from harmonize.config.checks import check_config
 

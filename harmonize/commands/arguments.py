@@ -1,0 +1,33 @@
+"""An argument parser whose mistakes are our usage errors."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our error style and a help text that ends with examples."""
+
+    def __init__(self, command: str, description: str, examples: str = "") -> None:
+        super().__init__(
+            prog=f"harmonize {command}",
+            description=description,
+            epilog=f"Examples\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage.
+
+        Raises:
+            UsageError: Always.
+        """
+        from harmonize.cli import UsageError
+
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+    def parse(self, argv: list[str]) -> Any:
+        """The parsed arguments."""
+        return self.parse_args(argv)

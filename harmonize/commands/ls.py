@@ -1,0 +1,124 @@
+"""`harmonize ls KIND`: what there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harmonize.commands.arguments import Parser
+from harmonize.config.paths import cache_dir, conf_dir, share
+from harmonize.errors import did_you_mean
+
+_FILES = ("sweeps", "experiments")
+_UNITS = ("B", "kB", "MB", "GB")
+
+
+def run(argv: list[str]) -> int:
+    """Prints one table.
+
+    Raises:
+        UsageError: An unknown kind.
+    """
+    parser = Parser(
+        "ls",
+        f"Lists what there is to choose from: {', '.join(kinds())}.",
+        "  harmonize ls methods\n  harmonize ls datasets --config-dir mydata/conf\n  harmonize ls caches",
+    )
+    parser.add_argument("kind", nargs="?", help="a configuration group (singular or plural), or caches")
+    parser.add_argument("--config-dir", action="append", default=[], help="a folder of your own options")
+    given = parser.parse(argv)
+    if given.kind is None:
+        print("\n".join(kinds()))
+        return 0
+    known = kinds()
+    kind = given.kind if given.kind in known else f"{given.kind}s"
+    if kind not in known:
+        from harmonize.cli import UsageError
+
+        raise UsageError(f"'{given.kind}' cannot be listed. {did_you_mean(given.kind, known, limit=40)}")
+    if kind == "caches":
+        _print(kind, ("cache", "size", "path"), caches())
+        return 0
+    _print(kind, ("name", "description"), options(kind, given.config_dir))
+    return 0
+
+
+def kinds() -> list[str]:
+    """Everything `ls` can list."""
+    groups = [_plural(p.name) for p in conf_dir().iterdir() if p.is_dir() and p.name != "hydra"]
+    return sorted({*groups, *_FILES, "caches"})
+
+
+def options(kind: str, config_dirs: list[str] | None = None) -> list[tuple[str, str]]:
+    """Names of one kind with the first sentence that each file says of itself."""
+    found: dict[str, str] = {}
+    if kind in _FILES:
+        for path in sorted(share(kind).iterdir()):
+            if path.suffix == ".yaml":
+                found[path.stem] = describe(path)
+            elif path.is_dir() and (about := path / "README.md").is_file():
+                found[path.name] = describe(about)
+    for root in [conf_dir(), *map(Path, config_dirs or [])]:
+        for folder in root.iterdir() if root.is_dir() else ():
+            if folder.is_dir() and _plural(folder.name) == kind:
+                for path in sorted(folder.glob("*.yaml")):
+                    found[path.stem] = describe(path)
+    return sorted(found.items())
+
+
+def describe(path: Path) -> str:
+    """The description of a file: its `description:` key, else its first line of prose."""
+    first = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("description:"):
+            return line.partition(":")[2].strip().strip("\"'")
+        text = line.lstrip("#").strip()
+        prose = path.suffix == ".md" or (line.startswith("#") and not text.startswith("@package"))
+        first = first or (text if prose else "")
+    return first
+
+
+def caches() -> list[tuple[str, str, str]]:
+    """What lies in the cache directory, with sizes."""
+    root = cache_dir()
+    if not root.is_dir():
+        return []
+    found = []
+    for path in sorted(p for kind in root.iterdir() if kind.is_dir() for p in kind.iterdir()):
+        if path.name.startswith(".") or path.suffix == ".lock":
+            continue
+        files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+        found.append((path.parent.name, _size(sum(f.stat().st_size for f in files)), str(path)))
+    return found
+
+
+def _size(n: float) -> str:
+    for unit in _UNITS[:-1]:
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.1f} {_UNITS[-1]}"
+
+
+def _plural(group: str) -> str:
+    """`method` is listed as `methods`, `hparams_search` as it is."""
+    if group.endswith(("s", "search")):
+        return group
+    return group + "s"
+
+
+def _print(kind: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        where = f" in {cache_dir()}" if kind == "caches" else ""
+        print(f"No {kind}{where} yet.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console(highlight=False).print(table)

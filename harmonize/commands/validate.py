@@ -1,0 +1,80 @@
+"""`harmonize validate [COMMAND] overrides`: everything that can be checked without loading a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harmonize.commands.runs import Arguments, expand, split_arguments
+from harmonize.errors import ConfigError, HarmonizeError
+
+_HELP = """\
+Usage: harmonize validate [unlearn|evaluate|finetune] [-m] [overrides]
+
+Composes and checks a configuration (of a sweep, every value), then reads the data and tells what is there.
+Nothing is trained, and nothing is written.
+
+Examples
+  harmonize validate dataset=local dataset.root=mydata model=hf model.name_or_path=path/to/model
+  harmonize validate -m method=bidirectional,grad_diff seed=0,1,2
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Prints what would run.
+
+    Raises:
+        ConfigError: All problems found.
+    """
+    from harmonize.config.compose import COMMANDS, compose_config
+
+    if "-h" in argv or "--help" in argv:
+        print(_HELP)
+        return 0
+    command, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("unlearn", argv)
+    arguments: Arguments = split_arguments(rest)
+    sweep = arguments.has(frozenset({"-m", "--multirun"}))
+    jobs = expand(arguments.overrides) if sweep else [arguments.overrides]
+    problems: list[str] = []
+    composed: list[Any] = []
+    for overrides in jobs:
+        try:
+            composed.append(
+                compose_config(command, overrides, config_dirs=arguments.config_dirs, multirun=sweep)
+            )
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    print(f"The configuration of {command} is sound" + (f" ({len(jobs)} variants)." if sweep else "."))
+    seen: set[str] = set()
+    for cfg in composed:
+        if (key := str(cfg.dataset)) not in seen:
+            seen.add(key)
+            _data(cfg)
+    return 0
+
+
+def _data(cfg: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from harmonize.config.instantiate import call
+    from harmonize.data.corpus import Corpus
+    from harmonize.data.example import ROLES
+    from harmonize.data.split import SPLITS
+
+    corpus = call(cfg.dataset, skip=("name", "prefill"))
+    if not isinstance(corpus, Corpus):
+        raise HarmonizeError(f"{cfg.dataset._target_} returned a {type(corpus).__name__}, expected a Corpus.")
+    table = Table(
+        title=f"data set {escape(str(cfg.dataset.name))}: examples (subjects)", title_justify="left", box=None
+    )
+    for column in ("role", *map(str, SPLITS)):
+        table.add_column(column, justify="left" if column == "role" else "right")
+    for role in ROLES:
+        cells = [corpus.select(role, split) for split in SPLITS]
+        table.add_row(str(role), *(f"{len(c)} ({len({e.subject for e in c})})" for c in cells))
+    Console(highlight=False).print(table)
+    for note in corpus.notes:
+        print(f"Note: {note}")
