@@ -142,7 +142,7 @@ def report(
     console = Console(highlight=False)
     tables = build_tables(study)
     for path, reason in study.problems:
-        console.print(Text(f"Left out: {path}: {reason}", style="yellow"))
+        console.print(Text(f"Left out: {path}: {reason}", style="yellow"), soft_wrap=True)
     for note in study.notes:
         console.print(Text(note, style="yellow"))
     if not tables:
@@ -160,8 +160,8 @@ def report(
     paths = write_report(study, tables, published, claims, out, formats or list(FORMATS))
     for path in paths:
         console.print(Text(f"Wrote {path}"), soft_wrap=True)
-    best = study.runs[-1].path
-    console.print(Text(f"Next: look at single answers in {best / 'samples.jsonl'}"), soft_wrap=True)
+    last = study.runs[-1].path
+    console.print(Text(f"Next: look at single answers in {last / 'samples.jsonl'}"), soft_wrap=True)
     return paths
 
 

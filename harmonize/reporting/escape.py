@@ -39,8 +39,8 @@ def clean(text: object, limit: int | None = None) -> str:
         text: Anything.
         limit: Cut to so many characters, with an ellipsis.
     """
-    line = " ".join(str(text).split())
-    line = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in line)
+    shown = (" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in str(text))
+    line = " ".join("".join(shown).split())
     if limit is not None and len(line) > limit:
         line = line[: limit - 1] + "…"
     return line

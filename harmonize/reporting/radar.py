@@ -41,11 +41,11 @@ AXES = (
 # Okabe and Ito's palette, distinct for colour-blind readers; lines and markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":")
+DASHES = ("-", "--")
 REFERENCE_STYLES = {"target": ("#444444", "--"), "teacher": ("#888888", "-."), "gold": ("#888888", ":")}
 SIZE_INCHES = (8.0, 6.0)
 DPI = 150
-MOST = len(COLOURS) * 4
+MOST = len(COLOURS) * 2  # more lines than this cannot be told apart
 
 
 def radar_values(row: Row) -> list[float]:
@@ -71,7 +71,7 @@ def draw_radar(table: Table, path: str | Path) -> Path:
 
 
 def _draw(figure: Figure, table: Table) -> None:
-    axes: Any = figure.add_axes((0.08, 0.09, 0.52, 0.74), projection="polar")
+    axes: Any = figure.add_axes((0.13, 0.1, 0.5, 0.71), projection="polar")
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
     angles = [2 * math.pi * i / len(AXES) for i in range(len(AXES))]
@@ -103,13 +103,19 @@ def _draw(figure: Figure, table: Table) -> None:
     axes.set_xticks(angles, [axis.label for axis in AXES], fontsize=11)
     axes.tick_params(axis="x", pad=16)
     axes.set_ylim(0, 1)
-    axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["0.25", "0.5", "0.75", "1"], fontsize=8, color="#666666")
-    axes.set_rlabel_position(180 / len(AXES))  # between two spokes, where few lines pass
+    axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["0.25", "0.5", "0.75", "1"])
+    for tick in axes.get_yticklabels():
+        tick.set(fontsize=8, color="#555555", zorder=5)
+        tick.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
+    axes.set_rlabel_position(math.degrees(angles[3]))  # along the ASR spoke, where the fewest lines run
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines["polar"].set_color("#BBBBBB")
-    axes.legend(loc="center left", bbox_to_anchor=(1.18, 0.5), frameon=False, fontsize=9.5, handlelength=3.2)
+    axes.legend(loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False, fontsize=9.5, handlelength=3.2)
     figure.text(0.03, 0.955, _plain(table.title, 70), fontsize=12, fontweight="bold")
-    figure.text(0.03, 0.92, "Mean over runs; outward is better on every axis.", fontsize=9, color="#444444")
+    subtitle = "Mean over runs; outward is better on every axis."
+    if len(methods) > MOST:
+        subtitle += f" The first {MOST} of {len(methods)} rows are drawn; radar.csv has all."
+    figure.text(0.03, 0.92, subtitle, fontsize=9, color="#444444")
 
 
 def _plain(text: str, limit: int = 44) -> str:

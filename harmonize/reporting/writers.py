@@ -75,8 +75,8 @@ def print_published(published: list[Published], console: Console) -> None:
     console.print(Text("Published, not ours", style="bold"))
     for block in published:
         console.print(Text(clean(f"{block.title} [{block.certainty}: {block.source}]"), style="italic"))
-        width = max(len(row.label) for row in block.rows) + 2
-        widths = [max(len(name), 6) + 2 for name in block.columns]
+        width = max(len(row.label) for row in block.rows)
+        widths = [max(len(name), 6) + 1 for name in block.columns]
         header = "".join(f"{clean(name):>{w}}" for name, w in zip(block.columns, widths, strict=True))
         console.print(Text(f"{'':<{width}}{header}", style="dim"))
         for row in block.rows:

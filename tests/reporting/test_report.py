@@ -1,0 +1,200 @@
+"""The command, the radar plot and the published figures."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harmonize.config.paths import share
+from harmonize.errors import ConfigError, RunError
+from harmonize.reporting.command import load_experiment, main, sweep_arguments
+from harmonize.reporting.published import load_published
+from harmonize.reporting.radar import AXES, draw_radar, radar_values, write_radar_csv
+from harmonize.reporting.study import load_study
+from harmonize.reporting.table import build_tables
+from harmonize.tracking.results import METRIC_NAMES, Metric
+
+Write = Callable[..., Path]
+Make = Callable[..., dict[str, Metric]]
+
+
+@pytest.fixture()
+def study(tmp_path: Path, write_run: Write, metrics: Make) -> Path:
+    """Two methods, two seeds, all figures."""
+    full = metrics(**{name: 0.9 if up else 0.1 for name, up in METRIC_NAMES.items()})
+    for method in ("duet", "bidirectional"):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / "runs" / "mine" / f"{method}{seed}",
+                method=method,
+                seed=seed,
+                found=full,
+                target_metrics=metrics(forget_accuracy=1.0, asr_worst=1.0, retain_accuracy=0.98),
+            )
+    return tmp_path / "runs" / "mine"
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def test_the_command_prints_and_writes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--study", str(study)]) == 0
+    out = capsys.readouterr().out
+    for name in ("table.md", "table.tex", "table.csv", "radar.png", "radar.csv"):
+        assert (study / "report" / name).stat().st_size > 100
+        assert f"Wrote {study / 'report' / name}" in out
+    assert "Next: " in out
+    published = out.index("Published, not ours")
+    assert out.index("bidirectional") < published < out.index("16.0")
+    assert png_size(study / "report" / "radar.png") == (1200, 900)
+
+
+def test_our_figures_and_published_ones_never_mix(study: Path) -> None:
+    main(["--study", str(study)])
+    assert "12.5" not in (study / "report" / "table.csv").read_text()
+    assert "MUSE" not in (study / "report" / "radar.csv").read_text()
+    text = (study / "report" / "table.md").read_text()
+    ours, published = text.split("## Published, not ours")
+    assert "55.90" in published
+    assert "55.90" not in ours
+    assert published.count("Source: ") == published.count("Certainty: ") == published.count("### ")
+
+
+def test_study_by_name_latest_out_and_format(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--study", "mine", "--out", "here", "--format", "csv"]) == 0
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["table.csv"]
+    assert main(["--format", "md"]) == 0
+    assert (study / "report" / "table.md").is_file()
+    assert not (study / "report" / "radar.png").exists()
+    with pytest.raises(RunError, match=r"No study 'mime'.*Did you mean 'mine'"):
+        main(["--study", "mime"])
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no runs found"):
+        main(["--runs", str(tmp_path / "runs")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="no finished runs found"):
+        main(["--study", str(tmp_path / "empty")])
+
+
+def test_only_failed_runs(tmp_path: Path, write_run: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "s" / "a", state="failed", error="out of memory")
+    with pytest.raises(RunError, match=r"no finished runs found \(left out: 1"):
+        main(["--study", str(tmp_path / "s")])
+    assert "out of memory" in capsys.readouterr().out
+
+
+def test_unknown_experiment_and_stray_overrides(study: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No experiment 'main_tabel'. Did you mean 'main_table'"):
+        main(["--experiment", "main_tabel", "--study", str(study)])
+    with pytest.raises(ConfigError, match="overrides need --run"):
+        main(["seed=0"])
+
+
+def test_run_calls_the_sweep_and_collects_what_came_of_it(
+    tmp_path: Path, write_run: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harmonize import cli
+
+    seen: list[list[str]] = []
+
+    def sweep(arguments: list[str]) -> int:
+        seen.append(arguments)
+        write_run(tmp_path / "runs" / "main_table" / "duet0")
+        return 1  # one job failed
+
+    monkeypatch.setattr(cli, "main", sweep)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--run", "--format", "csv", "seed=0,1", "dataset=sandbox_easy"]) == 1
+    (arguments,) = seen
+    assert arguments[:2] == ["unlearn", "-m"]
+    assert "method=refusal_sft,grad_diff,duet,bidirectional" in arguments
+    assert [item for item in arguments if item.startswith(("seed=", "dataset="))] == [
+        "seed=0,1",
+        "dataset=sandbox_easy",
+    ]
+    assert "study=main_table" in arguments
+    assert (tmp_path / "runs" / "main_table" / "report" / "table.csv").is_file()
+
+
+def test_sweep_arguments_follow_the_runs_folder() -> None:
+    experiment, _ = load_experiment("main_table")
+    assert "paths.runs=/x" in sweep_arguments(experiment, "s", Path("/x"), [])
+
+
+def test_experiment_file_is_sound() -> None:
+    experiment, published = load_experiment("main_table")
+    assert experiment["sweep"]["seed"] == [0, 1, 2]
+    for claim in experiment["claims"]:
+        assert claim["metric"] in METRIC_NAMES
+        assert (claim["better"] == "higher") == METRIC_NAMES[claim["metric"]]
+        assert {claim["method"], claim["against"]} <= set(experiment["sweep"]["method"])
+    assert all(block.source and block.certainty for block in published)
+
+
+def test_published_figures_add_up() -> None:
+    """Shift is the sum of the changes from the base model, counted so that better is positive."""
+    blocks = {
+        block.title: block for block in load_published(share("experiments") / "main_table/published.yaml")
+    }
+    block = blocks["DUET (arXiv 2601.21283) on MUSE-Books, Llama-3.2-3B"]
+    rows = {row.label: row.values for row in block.rows}
+    base = [float(v or "nan") for v in rows["base model"][:4]]
+    for name in ("GA", "NPO", "FLAT", "DUET"):
+        values = [float(v or "nan") for v in rows[name]]
+        shift = (base[0] - values[0]) + (base[1] - values[1]) + (values[2] - base[2]) + (values[3] - base[3])
+        assert shift == pytest.approx(values[4], abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("published: 3", "list under 'published'"),
+        ("published: [{title: a}]", "entry 1: missing source, certainty, columns, rows"),
+        (
+            "published: [{title: a, source: b, certainty: X, columns: [c], rows: {r: ['1']}}]",
+            "certainty is one of",
+        ),
+        (
+            "published: [{title: a, source: b, certainty: C, columns: [c], rows: {r: []}}]",
+            "row 'r': expected 1",
+        ),
+        ("published: [", "cannot be read"),
+    ],
+)
+def test_published_errors(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "published.yaml"
+    path.write_text(text)
+    with pytest.raises(RunError, match=message) as caught:
+        load_published(path)
+    assert str(path) in str(caught.value)
+
+
+def test_outward_is_better_on_every_axis(study: Path) -> None:
+    (table,) = build_tables(load_study(study))
+    target, method = table.rows[0], table.rows[1]
+    assert radar_values(method) == pytest.approx([0.9] * 5)  # 0.1 where lower is better, 0.9 where higher is
+    assert radar_values(target)[0] == 0.0
+    assert [axis.inverted for axis in AXES] == [not METRIC_NAMES[axis.key] for axis in AXES]
+
+
+def test_radar_survives_gaps_many_rows_and_odd_names(tmp_path: Path, write_run: Write, metrics: Make) -> None:
+    for i in range(40):
+        write_run(tmp_path / str(i), method=f"_m${i}_{{", found=metrics(forget_accuracy=i / 40))
+    (table,) = build_tables(load_study(tmp_path))
+    path = draw_radar(table, tmp_path / "radar.png")
+    assert png_size(path) == (1200, 900)
+    lines = write_radar_csv(table, tmp_path / "radar.csv").read_text().splitlines()
+    assert len(lines) == 1 + 40 * len(AXES)
+    assert path.stat().st_mode & 0o777 == 0o600
