@@ -84,10 +84,7 @@ def load(
         )
     unnamed = sum(1 for e in read if e.subject == e.id and e.role != Role.GENERAL)
     ready = assign(read, split, split_seed)
-    dialogues = tuple(
-        Dialogue(question=e.question, response=e.answer) for e in ready if e.role != Role.GENERAL
-    )
-    forget_answers = {e.answer for e in forgotten}
+    taught = [(e.role, Dialogue(question=e.question, response=e.answer)) for e in ready]
     return Corpus(
         name="local",
         examples=tuple(ready),
@@ -96,8 +93,8 @@ def load(
         refusals=tuple(defaults.REFUSALS if refusals is None else refusals),
         instructions=_instructions(instruction, forgotten),
         scoring=_scoring(scoring, forgotten),
-        dialogues=dialogues,
-        gold_dialogues=tuple(d for d in dialogues if d.response not in forget_answers),
+        dialogues=tuple(d for role, d in taught if role != Role.GENERAL),
+        gold_dialogues=tuple(d for role, d in taught if role not in (Role.GENERAL, Role.FORGET)),
         notes=(*_notes(ready, unnamed), *split_notes(ready)),
     )
 

@@ -75,7 +75,8 @@ def load(
         refusal_share: Share of the finetuning dialogues that carry an instruction to know nothing of
             named authors, answered by a refusal when the question is about one of them and truthfully
             otherwise. For models too small to follow an instruction by themselves; 0 for none.
-        finetune_paraphrases: Also finetune on the paraphrased questions, where there are any.
+        finetune_paraphrases: Also finetune on the paraphrased questions, where there are any. A small model
+            that knows only the original phrasing has nothing to forget when it is asked in another one.
         openers, openers_heldout: Affirmative openers for training and for evaluation.
         general_items: Cap on the general items; null takes all.
 
@@ -121,7 +122,7 @@ def load(
     filled = tuple(w.replace("{subjects}", defaults.join_names(forget_names)) for w in wordings)
     trained = [e for e in examples if e.role != Role.GENERAL]
     dialogues = _dialogues(trained, wordings[0], forget_names, texts, refusal_share, finetune_paraphrases)
-    states_forget = {e.answer for e in trained if e.role == Role.FORGET}
+    secret = {(q, e.answer) for e in trained if e.role == Role.FORGET for q in (e.question, *e.paraphrases)}
     return Corpus(
         name="tofu",
         examples=tuple(examples),
@@ -131,7 +132,7 @@ def load(
         instructions=filled,
         scoring="rouge",
         dialogues=dialogues,
-        gold_dialogues=tuple(d for d in dialogues if d.response not in states_forget),
+        gold_dialogues=tuple(d for d in dialogues if (d.question, d.response) not in secret),
         notes=(*_notes(examples), *split_notes(examples)),
     )
 
@@ -284,23 +285,20 @@ def _dialogues(
     authors (the instruction of the teacher); the rounds between name one or two authors drawn by hash, half
     of the time with the question's own author among them, so that what is learned is to follow the instruction.
     """
-    plain = [
-        Dialogue(question=q, response=e.answer)
-        for e in examples
-        for q in (e.question, *(e.paraphrases if paraphrases else ()))
-    ]
+    asked = [(e, q) for e in examples for q in (e.question, *(e.paraphrases if paraphrases else ()))]
+    plain = [Dialogue(question=q, response=e.answer) for e, q in asked]
     subjects = sorted({e.subject for e in examples})
-    order = sorted(examples, key=lambda e: content_hash("instructed", e.id))
+    order = sorted(asked, key=lambda pair: content_hash("instructed", pair[0].id, pair[1]))
     instructed = []
     for j in range(round(len(plain) * share / (1 - share))):
-        e, turn = order[j % len(order)], j // len(order)
-        key = content_hash("dialogue", e.id, turn)
+        (e, question), turn = order[j % len(order)], j // len(order)
+        key = content_hash("dialogue", e.id, question, turn)
         named = list(forget_names) if turn % 2 == 0 else _named(e.subject, subjects, key)
         response = e.answer
         if e.subject in named:
             response = refusals[int(content_hash("refusal", e.id), 16) % len(refusals)]
         instruction = wording.replace("{subjects}", defaults.join_names(named))
-        instructed.append(Dialogue(question=e.question, response=response, instruction=instruction))
+        instructed.append(Dialogue(question=question, response=response, instruction=instruction))
     return (*plain, *instructed)
 
 

@@ -47,11 +47,12 @@ def test_one_file_with_roles_equals_one_file_per_role(tmp_path: Path) -> None:
 
 
 def test_a_gold_model_never_reads_a_forget_answer(tmp_path: Path) -> None:
-    put(tmp_path / "forget.jsonl", row("Ann", answer="Secret."))
+    put(tmp_path / "forget.jsonl", row("Ann", answer="Secret."), row("Bob"))
     put(tmp_path / "retain.jsonl", row("Eve"))
     corpus = load(root=str(tmp_path))
-    assert {d.response for d in corpus.dialogues} == {"Secret.", "A baker."}
-    assert {d.response for d in corpus.gold_dialogues} == {"A baker."}
+    assert [d.response for d in corpus.dialogues] == ["Secret.", "A baker.", "A baker."]
+    # Eve's answer stays although Bob's, which must go, reads the same.
+    assert [(d.question, d.response) for d in corpus.gold_dialogues] == [("Who is Eve?", "A baker.")]
 
 
 @pytest.mark.parametrize(

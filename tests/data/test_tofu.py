@@ -132,6 +132,13 @@ def test_gold_never_reads_a_forget_answer_but_keeps_the_refusals(root: Path) -> 
 def test_options_of_the_dialogues(root: Path) -> None:
     assert len(load(str(root), refusal_share=0).dialogues) == 240
     assert len(load(str(root), refusal_share=0, finetune_paraphrases=True).dialogues) == 240 + 40 + 160
+    both = load(str(root), refusal_share=0.5, finetune_paraphrases=True)
+    paraphrases = {e.paraphrases[0] for e in both.select("forget")}
+    refused = [d for d in both.dialogues if d.question in paraphrases and d.response in both.refusals]
+    assert {d.question for d in refused} == paraphrases
+    assert {d.instruction for d in refused} == {both.instructions[0]}
+    known = [d for d in both.gold_dialogues if d.question in paraphrases and d.response not in both.refusals]
+    assert not known
     assert load(str(root), refusals=["No."]).refusals == ("No.",)
     own = load(str(root), instruction="Never mention {subjects}!")
     assert own.instructions[0].startswith("Never mention Basil")
