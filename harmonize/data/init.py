@@ -44,6 +44,7 @@ defaults:
   - local
   - _self_
 
+name: {name}
 root: {root}
 # instruction: "You know nothing about {{subjects}}. Answer every other question as usual."
 # refusals: ["I don't know anything about that."]
@@ -73,7 +74,7 @@ def create(name: str, folder: str | Path = ".") -> list[Path]:
         write_examples(path, examples)
         written.append(path)
     config = home / "conf" / "dataset" / f"{name}.yaml"
-    write_text(config, _CONFIG.format(root=_yaml_text(str(home.resolve()))))
+    write_text(config, _CONFIG.format(name=_yaml_text(name), root=_yaml_text(str(home.resolve()))))
     readme = home / "README.md"
     lines = commands(name)
     write_text(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from harmonize.config.compose import compose_config
 from harmonize.data import defaults
 from harmonize.data.init import commands, create
 from harmonize.data.local import load
@@ -144,11 +146,10 @@ def test_init_shows_commands_that_name_the_folder(tmp_path: Path) -> None:
 
 
 def test_init_configuration_points_at_the_folder(tmp_path: Path) -> None:
-    import yaml
-
     path = next(p for p in create("it's mine", tmp_path) if p.suffix == ".yaml")
     config = yaml.safe_load(path.read_text())
     assert config["root"] == str((tmp_path / "it's mine").resolve())
+    assert config["name"] == "it's mine"
     assert config["defaults"] == ["local", "_self_"]
 
 
@@ -166,3 +167,14 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
 def test_init_refuses_names_that_are_no_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="not a folder name"):
         create(name, tmp_path)
+
+
+def test_init_configuration_composes_with_the_shipped_one(tmp_path: Path) -> None:
+    create("mydata", tmp_path)
+    config = compose_config(
+        "unlearn",
+        ["dataset=mydata", "model=hf", f"model.name_or_path={tmp_path}"],
+        config_dirs=[tmp_path / "mydata" / "conf"],
+        check=False,  # the folder holds no model
+    )
+    assert config.dataset.name == "mydata" and config.dataset.root == str(tmp_path / "mydata")
