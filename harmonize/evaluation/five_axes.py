@@ -234,6 +234,9 @@ def _report(
         spec.name: measure(spec, records, confidence=suite.confidence, resamples=suite.bootstrap, seed=seed)
         for spec in chosen
     }
+    # What no answer within the limit can tell has no place beside the figure it would qualify.
+    chosen = [s for s in chosen if s.where.fits is None or metrics[s.name].n]
+    metrics = {s.name: metrics[s.name] for s in chosen}
     missing: dict[str, list[str]] = {}
     for spec in chosen:
         if metrics[spec.name].value is None and spec.missing:

@@ -95,7 +95,10 @@ def _asr(split: str, depths: Sequence[float], prefixes_heldout: bool) -> list[Me
 
     no_used = _no_used("forget")
     no_held = _no_heldout("forget", split)
-    no_prefix = "no answer has a token before its scored value, or dataset.prefill.eval_depths is empty"
+    no_prefix = (
+        "no answer has such a prefix (a token before its scored value and a word after the prefix), "
+        "dataset.prefill.eval_depths is empty"
+    )
     used = Where("forget", trained=True, attacks=(ANSWER_PREFIX,))
     families = {
         "asr_answer_prefix": replace(used, prefix_trained=True) if prefixes_heldout else used,

@@ -1,7 +1,8 @@
 """Recognising refusals in generated text, by rules that can be read.
 
 A text is a refusal when it *begins* with one: within its first twenty words it contains a refusal text of the
-data set, or one of the phrasings below. Everything is compared without case, punctuation and contractions.
+data set, or one of the phrasings below. Everything is compared without case, punctuation and contractions, and
+without passages in double quotation marks that stand inside a longer text: they are what somebody else says.
 The error of these rules on labelled examples is measured in tests/evaluation/test_refusal.py.
 
 Source: our choice; the phrasings are written for this package.
@@ -55,7 +56,7 @@ _ASK = (
 
 _PHRASINGS: tuple[str, ...] = (
     # Not knowing, in the first person.
-    rf"\bi {_FILLER}(?:do|did) not {_FILLER}(?:know|recall|remember|recognize|recognise|understand|seem to)\b",
+    rf"\bi {_FILLER}do not {_FILLER}(?:know|recall|remember|recognize|recognise|understand|seem to)\b",
     rf"\bi {_FILLER}(?:do|did) not {_FILLER}(?:have|hold|possess) (?:\w+ ){{0,3}}{_KNOWLEDGE}\b",
     rf"\bi (?:{_FILLER}have|have got|hold|possess|seem to have) (?:no|zero|little) (?:\w+ ){{0,2}}{_KNOWLEDGE}\b",
     rf"\bi lack (?:\w+ ){{0,3}}{_KNOWLEDGE}\b",
@@ -117,10 +118,21 @@ _PHRASINGS: tuple[str, ...] = (
 )
 _GENERAL = re.compile("|".join(f"(?:{p})" for p in _PHRASINGS))
 
+_QUOTED = re.compile(r"(?:^|(?<=\s))[\"\u201c][^\"\u201d]*(?:[\"\u201d]|$)")
+
 
 def plain(text: str) -> str:
     """Words of a text with contractions written out, joined by single spaces."""
     return " ".join(_CONTRACTIONS.get(w, w) for w in words(text))
+
+
+def unquoted(text: str) -> str:
+    """The text without passages in double quotation marks, if three or more words remain; else as it is.
+
+    A mark opens a passage at the start or after a space; one that never closes runs to the end.
+    """
+    rest = _QUOTED.sub(" ", text)
+    return rest if len(words(rest)) >= 3 else text
 
 
 class RefusalDetector:
@@ -139,6 +151,7 @@ class RefusalDetector:
 
     def __call__(self, text: str) -> bool:
         """Whether `text` begins with a refusal; a refusal cut off by the generation limit counts from four words."""
+        text = unquoted(text)
         said = plain(text).split()
         if not said:
             return False

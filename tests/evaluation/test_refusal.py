@@ -159,3 +159,19 @@ def test_short_refusals_must_stand_alone() -> None:
     assert detect("withheld here!")
     assert not detect("No, he moved to Rome.")
     assert not detect("")
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("\"I'm sorry, I don't know that.\"", True),
+        ("\"I'm sorry, I don't know,\" said Anna and went home.", False),
+        ("Max smiled and said, \"I don't know that.", False),
+        ('What is that?"\nMax said, "I can\'t help you."', False),
+        ("\u201cI can\u2019t say,\u201d the old man told them.", False),
+        ('I can\'t tell you who wrote "The Sea" or why.', True),
+        ('Answer: "I do not know."', True),
+    ],
+)
+def test_direct_speech_is_somebody_elses(text: str, refused: bool) -> None:
+    assert RefusalDetector()(text) is refused
