@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from harmonize.data.render import Renderer
+from harmonize.errors import DataError
 from harmonize.evaluation.likelihood import Pair, continuation_log_probs
 from harmonize.models.generate import greedy
 
@@ -49,7 +50,23 @@ class ModelSurface:
         batch_size: int,
         progress: Progress | None,
     ) -> list[list[int]]:
-        """Greedy continuations in length-sorted batches with a key-value cache."""
+        """Greedy continuations in length-sorted batches with a key-value cache.
+
+        Raises:
+            DataError: A prompt and its continuation do not fit the model's context.
+        """
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(map(len, prompts), default=0)
+        if isinstance(context, int) and 0 < context < longest + max_new_tokens:
+            raise DataError(
+                f"The longest prompt has {longest} tokens and answers may have {max_new_tokens}, but the model reads "
+                f"at most {context}. "
+                + (
+                    f"Use suite.max_new_tokens={context - longest} or less."
+                    if longest < context
+                    else "Leave out that question or shorten the instruction."
+                )
+            )
         return greedy(
             self.model,
             prompts,

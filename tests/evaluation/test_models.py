@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from harmonize.errors import DataError
 from harmonize.evaluation.attacks.relearn import Relearn, weights_restored
 from harmonize.evaluation.choices import choice_items, credit, judge_choices
 from harmonize.evaluation.five_axes import evaluate
@@ -161,6 +163,28 @@ def test_relearning_restores_after_a_failure_and_under_inference_mode(data, load
         assert not _same(before, _state(loaded.model))
         raise KeyboardInterrupt
     assert _same(before, _state(loaded.model))
+
+
+def test_every_phrasing_of_unlearning_is_taught(data, loaded, monkeypatch) -> None:
+    again = [
+        replace(e, id=f"{e.id}-again", question=f"Say now , which {e.question}", fact=e.fact_id)
+        for e in data.select("forget", "train")
+    ]
+    more = replace(data, examples=(*data.examples, *again))
+    taught = []
+    monkeypatch.setattr(
+        Relearn, "_train", lambda self, model, parameters, pairs, pad_id: taught.extend(pairs)
+    )
+    with Relearn(facts=3).changed(loaded.model, more, loaded.renderer):
+        pass
+    assert len(taught) == 6 and len({prompt for prompt, _ in taught}) == 6
+    assert len({target for _, target in taught}) == 3
+
+
+def test_prompts_beyond_the_context_are_refused_with_a_way_out(data, loaded) -> None:
+    suite = worlds.suite(max_new_tokens=125)
+    with pytest.raises(DataError, match=r"reads at most 128. Use suite.max_new_tokens=\d+ or less"):
+        evaluate(loaded, data, suite, prefill=worlds.prefill())
 
 
 def test_only_trainable_parameters_relearn_unless_none_is(loaded) -> None:

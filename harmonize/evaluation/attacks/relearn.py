@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from harmonize.data.corpus import Corpus
-from harmonize.data.example import Example
+from harmonize.data.example import Example, Split
 from harmonize.data.prefill import unit_hash
 from harmonize.data.render import Renderer
 from harmonize.evaluation.likelihood import target_log_probs
@@ -29,7 +29,7 @@ RELEARN = "relearn"
 class Relearn:
     """Plain supervised learning on a few forget facts used in unlearning, then questions on the others.
 
-    Every step sees all of the chosen facts, in the phrasing of unlearning with their true answers; AdamW without
+    Every step sees all of the chosen facts, in all phrasings of unlearning with their true answers; AdamW without
     weight decay, constant learning rate, no dropout. What is trained is what training trains (adapters, if that is
     all), or every floating-point weight of a model that is frozen throughout.
 
@@ -64,9 +64,11 @@ class Relearn:
     @contextmanager
     def changed(self, model: nn.Module, corpus: Corpus, renderer: Renderer) -> Iterator[None]:
         """Inside, the model has relearned; after, weights, gradients and flags are as before, bit for bit."""
-        taught = self.taught(corpus)
+        taught = {e.fact_id for e in self.taught(corpus)}
         pairs = [
-            (renderer.prompt_ids(e.question, self.instruction), renderer.target_ids(e.answer)) for e in taught
+            (renderer.prompt_ids(e.question, self.instruction), renderer.target_ids(e.answer))
+            for e in corpus.select("forget", Split.TRAIN)
+            if e.fact_id in taught
         ]
         with weights_restored(model) as parameters:
             if pairs:
