@@ -118,6 +118,7 @@ def train(
         clip=settings.gradient_clip_val,
         log=log,
         log_every=settings.log_every_n_steps,
+        n_vocab=len(loaded.tokenizer),
     )
     loaded.model.train()
     fit(

@@ -15,7 +15,6 @@ from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.figures import Evaluations
-from harmonize.unlearning.run import peak_memory
 from harmonize.unlearning.setup import load_corpus, load_target, set_threads
 from harmonize.unlearning.teaching import instruction_of
 
@@ -50,13 +49,11 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         results = build_results(
             config=config,
             seed=cfg.seed,
-            timing={"total_s": time.perf_counter() - began},
-            peak_memory_bytes=peak_memory(),
+            timing={"total": time.perf_counter() - began},
             metrics=dict(report.metrics),
-            target_metrics={},
-            teacher_metrics={},
             gold_metrics=gold.metrics if gold else {},
             outcomes=dict(report.outcomes),
+            command="evaluate",
             notes=[*corpus.notes, *report.notes],
         )
         place.write_json("results.json", results.to_dict())

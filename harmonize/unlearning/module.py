@@ -50,6 +50,7 @@ class UnlearningModule(L.LightningModule):
         clip: Largest gradient norm, after combination; None = no clipping.
         log: Receives metrics and the number of finished steps.
         log_every: Steps between two logs.
+        n_vocab: Valid token ids, where the head has padding rows.
         choose_worst: Picks a row from several candidates (worst-of-n prefills).
     """
 
@@ -70,6 +71,7 @@ class UnlearningModule(L.LightningModule):
         log: Log | None = None,
         log_every: int = 10,
         choose_worst: ChooseWorst | None = None,
+        n_vocab: int | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -80,7 +82,7 @@ class UnlearningModule(L.LightningModule):
         # a namespace hides the teacher and the head from Module registration
         self._parts = SimpleNamespace(
             teacher=teacher,
-            head=Head.of(student),
+            head=Head.of(student, n_vocab=n_vocab),
             optimizer=optimizer,
             scheduler=scheduler,
             combiner=combiner,
@@ -161,6 +163,8 @@ class UnlearningModule(L.LightningModule):
         return chosen
 
     def _forward(self, batch: Batch, total: Denominators) -> dict[tuple[str, str], Tensor]:
+        if self._parts.teacher is not None:
+            self._parts.teacher.prepare(batch.cache_index)
         hidden = answer_hidden(self.student, batch)
         outputs = Outputs(batch, hidden, self._parts.head, self._parts.teacher, sizes=self._sizes)
         return losses(self.terms, outputs, batch, total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -81,24 +80,26 @@ class _Run:
         _check_roles(cfg, corpus, roles)
         terms = build_terms(cfg.method.objectives, cfg.allow)
         evaluations = Evaluations(cfg, corpus)
-        with self._timed("load_s"):
+        with self._timed("load"):
             loaded = load_target(cfg, corpus, None)
             start_digest = loaded.digest
-        with self._timed("references_s"):
+        with self._timed("references"):
             target = evaluations.cached(loaded, "target")
             target_val = evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
             teacher_figures = self._teacher_figures(evaluations, loaded, corpus, terms)
             gold = self._gold(evaluations, corpus)
         loaded.model = apply_peft(loaded.model, cfg.peft)
         teacher: TeacherCache | None = None
-        with self._timed("teacher_s"):
+        with self._timed("teacher"):
             if needs_teacher(cfg, terms):
                 teacher = build_teacher(cfg, corpus, loaded, start_digest, instruction_of(cfg, corpus))
+                if teacher.path is not None:
+                    place.record_sensitive(teacher.path)
         config = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(config, dict)
         tracker = build_tracker(config, place.path, job_type="unlearn", resume_step=self._resumed_step())
         try:
-            with self._timed("train_s"):
+            with self._timed("train"):
                 module, looks, steps = self._train(
                     loaded, corpus, roles, terms, teacher, target_val, evaluations, tracker.log
                 )
@@ -106,9 +107,7 @@ class _Run:
                 restore(module, looks.path)
                 say(f"Kept the state of step {looks.best_step}, the best on val.")
             loaded.model.eval()
-            if teacher is not None:
-                self.timing["teacher_forwards"] = float(teacher.forwards)
-            with self._timed("evaluate_s"):
+            with self._timed("evaluate"):
                 report = evaluations.run(loaded)
             report.write_samples(place.samples)
             figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
@@ -120,13 +119,12 @@ class _Run:
             }
             if cfg.trainer.val_check_interval and not looks.best_ok:
                 figures.notes.append("No state met the floors on val; the last one was kept.")
-            self.timing["total_s"] = time.perf_counter() - self.began
-            self.timing["cpu_s"] = time.process_time() - self.began_cpu
+            self.timing["total"] = time.perf_counter() - self.began
+            self.timing["cpu"] = time.process_time() - self.began_cpu
             results = build_results(
                 config=config,
                 seed=cfg.seed,
                 timing=self.timing,
-                peak_memory_bytes=peak_memory(),
                 metrics=figures.metrics,
                 target_metrics=target.metrics,
                 teacher_metrics=teacher_figures.metrics if teacher_figures else {},
@@ -134,6 +132,8 @@ class _Run:
                 outcomes=figures.outcomes,
                 notes=[*corpus.notes, *figures.notes],
                 selection=selection,
+                teacher_forwards=teacher.forwards if teacher else 0,
+                teacher_missing_share=teacher.missing_share if teacher else 0.0,
             )
             if cfg.save_model:
                 export(loaded, place.model, model_card(results), merge=cfg.peft.merge)
@@ -221,6 +221,7 @@ class _Run:
             clip=settings.gradient_clip_val,
             log=log,
             log_every=settings.log_every_n_steps,
+            n_vocab=len(loaded.tokenizer),
             choose_worst=WorstPrefill(by_id, renderer, renderer.pad_id, cfg.dataset.prefill.every),
         )
 
@@ -323,10 +324,3 @@ def _same_configuration(cfg: Any, place: RunFolder) -> None:
             f"{place.path} was started with another configuration (different: {', '.join(map(str, changed))}). "
             "Resume with the same overrides, or start anew with overwrite=true."
         )
-
-
-def peak_memory() -> int:
-    """Largest memory of this process so far, in bytes (of the GPU where there is one)."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Split
 from harmonize.data.views import refusal_for
 from harmonize.errors import ConfigError
-from harmonize.models.cache import TeacherCache, TeacherRequest, build_teacher_cache
+from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import adapters_off, has_adapters
+from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.unlearning.terms import Term
 
 
@@ -70,19 +68,11 @@ def build_teacher(
             requests.append(
                 TeacherRequest(example.id, role, renderer.prompt_ids(example.question, told), target)
             )
-    model = loaded.model
-    mode = getattr(cfg.teacher.cache, "value", str(cfg.teacher.cache))
-    if mode == "none" and not has_adapters(model):
-        # live and fully fine-tuned: the only case that needs the start weights twice
-        model = copy.deepcopy(model).requires_grad_(False)
-    context: Callable[[], Any] = (
-        (lambda: adapters_off(model)) if has_adapters(model) else contextlib.nullcontext
-    )
     with progress_bar() as bar:
         task = bar.add_task("teacher", total=None)
         return build_teacher_cache(
-            model,
-            Head.of(model),
+            loaded.model,
+            Head.of(loaded.model, n_vocab=len(loaded.tokenizer)),
             requests,
             digest=digest,
             renderer_digest=renderer.digest,
@@ -90,10 +80,9 @@ def build_teacher(
             stop_ids=renderer.stop_ids,
             pad_id=renderer.pad_id,
             max_new_tokens=cfg.teacher.max_new_tokens,
-            mode=mode,
+            mode=getattr(cfg.teacher.cache, "value", str(cfg.teacher.cache)),
             top_k=cfg.teacher.cache_top_k,
-            cache_dir=Path(cfg.paths.cache_dir) / "teacher",
+            cache_dir=Path(cfg.paths.cache_dir),
             batch_size=cfg.teacher.batch_size,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-            context=context,
         )

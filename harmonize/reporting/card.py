@@ -1,0 +1,44 @@
+"""The model card that goes with every exported model: method, data, figures, limits."""
+
+from __future__ import annotations
+
+from harmonize.reporting.escape import markdown
+from harmonize.tracking.results import METRIC_NAMES, Results
+
+_LIMITS = (
+    "Low scores here mean that these questions, openings and attacks did not bring the knowledge back. "
+    "They do not prove that no other one would. Intervals and sample sizes are in `results.json` of the run."
+)
+
+
+def model_card(results: Results) -> str:
+    """Markdown for the model folder's README, from a run's results. No model text is in it."""
+    config = results.config
+    method, data, model = config["method"], config["dataset"], config["model"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [unlearning, harmonize]",
+        "---",
+        "",
+        f"# Unlearned with {markdown(method['name'])}",
+        "",
+        f"- Method: {markdown(method['description'] or method['name'])} ({markdown(method['paper'] or 'no paper')})",
+        f"- Data set: {markdown(data['name'])}; prefilled views in training: {markdown(data['prefill']['mode'])}",
+        f"- Start model: {markdown(model['name_or_path'])}; adapters: {markdown(config['peft']['peft_type'])}",
+        f"- Seed: {results.seed}; commit: {(results.git or {}).get('commit', 'unknown')}",
+        "",
+        "| metric | this model | start model | better |",
+        "|---|---|---|---|",
+    ]
+    for name in METRIC_NAMES:
+        own = results.metrics.get(name)
+        if own is None or own.value is None:
+            continue
+        before = (results.target_metrics or {}).get(name)
+        start = "–" if before is None or before.value is None else f"{before.value:.3f}"
+        direction = "higher" if own.higher_is_better else "lower"
+        lines.append(f"| {name} | {own.value:.3f} (n={own.n}) | {start} | {direction} |")
+    notes = [f"- {markdown(note)}" for note in results.notes]
+    lines += ["", "## Limits", "", _LIMITS, *([""] + notes if notes else []), ""]
+    return "\n".join(lines)
