@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 from harmonize.config.paths import share
-from harmonize.errors import ConfigError, RunError, did_you_mean
+from harmonize.errors import ConfigError, Interrupted, RunError, did_you_mean
 from harmonize.reporting.published import Published, load_published, load_yaml
 from harmonize.reporting.study import Study, latest_study, load_study
 from harmonize.reporting.table import Table, build_tables, compare
 from harmonize.reporting.writers import print_published, print_tables, to_csv, to_latex, to_markdown
 from harmonize.tracking.files import make_folder, write_text
 
-log = logging.getLogger(__name__)
 FORMATS = ("md", "tex", "csv", "png")
+_INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         name = Path(options.study).name if options.study else str(experiment["study"])
         failed = run_experiment(experiment, name, Path(options.runs), options.overrides)
         folder = Path(options.runs) / name
+        if failed and not folder.is_dir():
+            return 1  # no job started; the sweep has said why
     else:
         folder = _study_folder(options.study, Path(options.runs))
     study = load_study(folder, order=[str(m) for m in experiment["sweep"].get("method", [])])
@@ -111,6 +112,11 @@ def run_experiment(experiment: dict[str, Any], study: str, runs: Path, overrides
     try:
         return bool(entry(arguments))
     except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            raise Interrupted(
+                f"Interrupted. Finished runs are kept; see them with: harmonize reproduce-paper-table --study "
+                f"{runs / study}"
+            ) from end
         return bool(end.code)
 
 

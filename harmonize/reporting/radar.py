@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def _draw(figure: Figure, table: Table) -> None:
                 "clip_on": False,
             }
         values = radar_values(row)
-        axes.plot([*angles, angles[0]], [*values, values[0]], label=_plain(row.label), **style)
+        axes.plot([*angles, angles[0]], [*values, values[0]], label=_folded(row.label), **style)
         if not row.is_reference and len(methods) <= 3 and not any(map(math.isnan, values)):
             axes.fill(angles, values, color=style["color"], alpha=0.06, zorder=1)
     axes.set_xticks(angles, [axis.label for axis in AXES], fontsize=11)
@@ -110,12 +111,25 @@ def _draw(figure: Figure, table: Table) -> None:
     axes.set_rlabel_position(math.degrees(angles[3]))  # along the ASR spoke, where the fewest lines run
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines["polar"].set_color("#BBBBBB")
-    axes.legend(loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False, fontsize=9.5, handlelength=3.2)
+    longest = max((len(row.label) for row in table.rows), default=0)
+    axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1.19, 0.5),
+        frameon=False,
+        fontsize=9.5 if longest <= 24 else 7,
+        labelspacing=0.6,
+        handlelength=3.2,
+    )
     figure.text(0.03, 0.955, _plain(table.title, 70), fontsize=12, fontweight="bold")
     subtitle = "Mean over runs; outward is better on every axis."
     if len(methods) > MOST:
         subtitle += f" The first {MOST} of {len(methods)} rows are drawn; radar.csv has all."
     figure.text(0.03, 0.92, subtitle, fontsize=9, color="#444444")
+
+
+def _folded(label: str) -> str:
+    """A legend label in lines that fit beside the plot."""
+    return "\n".join(textwrap.wrap(_plain(label, 100), 33)) or " "
 
 
 def _plain(text: str, limit: int = 44) -> str:

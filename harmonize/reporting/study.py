@@ -33,6 +33,11 @@ IGNORED = (
     "callbacks",
     "method.description",
     "method.paper",
+    "model.device",
+    "suite.batch_size",
+    "teacher.batch_size",
+    "trainer.accelerator",
+    "trainer.devices",
     "trainer.enable_progress_bar",
     "trainer.num_threads",
     "trainer.log_every_n_steps",
@@ -281,3 +286,10 @@ def latest_study(runs: str | Path) -> Path:
     place = max(found)[1]
     inside = place.relative_to(root).parts
     return root / inside[0] if inside else root
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `reproduce-paper-table` (see `harmonize.reporting.command`)."""
+    from harmonize.reporting import command
+
+    return command.main(argv)

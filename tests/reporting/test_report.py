@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harmonize.config.paths import share
-from harmonize.errors import ConfigError, RunError
+from harmonize.errors import ConfigError, Interrupted, RunError
 from harmonize.reporting.command import load_experiment, main, sweep_arguments
 from harmonize.reporting.published import load_published
 from harmonize.reporting.radar import AXES, draw_radar, radar_values, write_radar_csv
@@ -126,6 +126,39 @@ def test_run_calls_the_sweep_and_collects_what_came_of_it(
     ]
     assert "study=main_table" in arguments
     assert (tmp_path / "runs" / "main_table" / "report" / "table.csv").is_file()
+
+
+@pytest.mark.parametrize("code", [1, 130])
+def test_run_that_never_started_or_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    from harmonize import cli
+
+    def sweep(arguments: list[str]) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(cli, "main", sweep)
+    monkeypatch.chdir(tmp_path)
+    if code == 1:
+        assert main(["--run"]) == 1
+    else:
+        with pytest.raises(Interrupted, match="--study runs/main_table"):
+            main(["--run"])
+
+
+def test_through_the_command_line(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harmonize import cli
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["reproduce-paper-table", "--study", "mine"])
+    assert end.value.code == 0
+    with pytest.raises(SystemExit) as end:
+        cli.reproduce_paper_table(["--study", "none"])
+    assert end.value.code == 1
+    assert "No study 'none'" in capsys.readouterr().err
 
 
 def test_sweep_arguments_follow_the_runs_folder() -> None:

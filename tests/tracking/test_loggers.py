@@ -6,6 +6,7 @@ import getpass
 import logging
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +108,33 @@ def settings(**wandb: Any) -> dict[str, Any]:
 
 
 def records(folder: Path) -> list[Any]:
-    """Every record of a W&B offline folder: a LevelDB log (32 KiB blocks of crc, length, type, data) of protobufs."""
+    """Every record of a finished W&B offline folder.
+
+    The client's own process writes the file, and on a busy machine it may still do so when `finish` has returned.
+    """
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 60
+    while True:
+        found = parsed(file.read_bytes())
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, "the W&B run was never finished"
+        time.sleep(0.02)
+
+
+def parsed(data: bytes) -> list[Any]:
+    """The records of a LevelDB log (32 KiB blocks of crc, length, type, data) of protobufs."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data = file.read_bytes()
-    assert data.startswith(b":W&B")
-    place, whole, found = 7, b"", []
+    place, whole, found = 7, b"", []  # after the file's own header
     while place + 7 <= len(data):
         room = 32768 - place % 32768
         if room < 7:
             place += room
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + 7 + length > len(data):
+            break
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
