@@ -162,13 +162,13 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     from harmonize.models.save import export
     from harmonize.tracking.loggers import build_tracker
     from harmonize.tracking.run_folder import RunFolder
-    from harmonize.unlearning.setup import load_corpus, set_threads, to_device
+    from harmonize.unlearning.setup import load_corpus, prepare_process, to_device
 
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     assert isinstance(plain, dict)
     place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
     with place.running():
-        set_threads(cfg.trainer)
+        prepare_process(cfg.trainer)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         corpus = load_corpus(cfg)
         dialogues = dialogues_of(corpus, gold=cfg.gold)

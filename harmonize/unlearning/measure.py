@@ -15,7 +15,7 @@ from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.figures import Evaluations
-from harmonize.unlearning.setup import load_corpus, load_target, set_threads
+from harmonize.unlearning.setup import load_corpus, load_target, prepare_process
 from harmonize.unlearning.teaching import instruction_of
 
 
@@ -32,7 +32,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
     with place.running():
         began = time.perf_counter()
-        set_threads(cfg.trainer)
+        prepare_process(cfg.trainer)
         torch.manual_seed(cfg.seed)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         corpus = load_corpus(cfg)

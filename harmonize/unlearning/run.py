@@ -14,6 +14,7 @@ from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.views import RowFactory
 from harmonize.errors import DataError, RunError
+from harmonize.evaluation.attacks import ineffective
 from harmonize.evaluation.selection import select_score
 from harmonize.models.cache import TeacherCache
 from harmonize.models.load import LoadedModel
@@ -28,7 +29,7 @@ from harmonize.unlearning.callbacks import ValAxes, restore
 from harmonize.unlearning.figures import Evaluations, Figures
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.module import UnlearningModule
-from harmonize.unlearning.setup import load_corpus, load_target, set_threads
+from harmonize.unlearning.setup import load_corpus, load_target, prepare_process
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher, trained_examples
 from harmonize.unlearning.terms import build_terms
@@ -73,7 +74,7 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         cfg, place = self.cfg, self.place
-        set_threads(cfg.trainer)
+        prepare_process(cfg.trainer)
         torch.manual_seed(cfg.seed)
         corpus = load_corpus(cfg)
         roles = list(cfg.method.response)
@@ -119,6 +120,10 @@ class _Run:
             }
             if cfg.trainer.val_check_interval and not looks.best_ok:
                 figures.notes.append("No state met the floors on val; the last one was kept.")
+            if weak := ineffective(target.metrics):
+                figures.notes.append(
+                    f"These attacks fail on the untouched model already, so they prove nothing: {', '.join(weak)}."
+                )
             self.timing["total"] = time.perf_counter() - self.began
             self.timing["cpu"] = time.process_time() - self.began_cpu
             results = build_results(

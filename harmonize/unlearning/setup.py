@@ -27,8 +27,11 @@ SANDBOX_SCHEME = "sandbox:"
 SANDBOX_MODELS = ("sandbox:target", "sandbox:gold")
 
 
-def set_threads(settings: Any) -> None:
-    """Threads of this process, where the user asked for a number."""
+def prepare_process(settings: Any) -> None:
+    """Threads of this process, where the user asked for a number; no bars of libraries beside our own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     if settings.num_threads:
         torch.set_num_threads(int(settings.num_threads))
 
