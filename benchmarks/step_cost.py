@@ -2,8 +2,8 @@
 
 Both arms run one student forward through the head seam, their loss, backward, clipping and AdamW on the same
 batch (random prefills on half of the rows). Arms are interleaved A B A B on one thread; the ratio is the median of
-per-pair ratios of process CPU seconds. Memory is the high-water mark of ten steps of each arm in a fresh process (Linux),
-above the memory in use before the first. Prints one JSON object per line.
+per-pair ratios of process CPU seconds. Memory is the high-water mark of ten steps of each arm in a fresh
+process (Linux), above the memory in use before the first. Prints one JSON object per line.
 
     python benchmarks/step_cost.py [--pairs 40] [--vocabulary 450] [--dense true|false]
 """

@@ -143,9 +143,12 @@ class Head:
         return top, both[:, :k], both[:, k:]
 
     def log_probs(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Log-probability of `labels` in checkpointed chunks; never keeps [A, V]. [A, H], [A] -> [A] fp32."""
+        """Log-probability of `labels`. [A, H], [A] -> [A] fp32.
+
+        More than one chunk of positions is checkpointed chunk by chunk, so at most one chunk of logits is kept.
+        """
         step = rows_per_chunk(self.weight.shape[0])
-        if hidden.shape[0] <= step and self.weight.shape[0] <= _DENSE_VOCABULARY:
+        if hidden.shape[0] <= step:
             return self._label_log_probs(hidden, labels)
         parts = [
             checkpoint(self._label_log_probs, h, y, use_reentrant=False)

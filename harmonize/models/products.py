@@ -16,6 +16,7 @@ from torch import Tensor
 CHUNK_BYTES = 256 << 20  # of fp32 logits; thinner chunks waste the matrix units, thicker ones only memory
 GATHER_BYTES = 64 << 20  # of gathered rows of the weight
 _HALF = (torch.bfloat16, torch.float16)
+_FP32_OUTPUT = hasattr(torch.ops.aten.mm, "dtype")  # half-precision products that return fp32, on CUDA
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -38,7 +39,7 @@ def product(hidden: Tensor, weight: Tensor) -> Tensor:
     """
     if weight.dtype not in _HALF:
         return hidden.to(weight.dtype) @ weight.t()
-    if weight.is_cuda:
+    if weight.is_cuda and _FP32_OUTPUT:
         return torch.mm(hidden.to(weight.dtype), weight.t(), out_dtype=torch.float32)
     out = hidden.new_empty((hidden.shape[0], weight.shape[0]), dtype=torch.float32)
     h = hidden.float()

@@ -197,3 +197,22 @@ def test_frozen_head_shares_or_copies() -> None:
     assert head.frozen().weight.data_ptr() == head.weight.data_ptr()
     copy = head.frozen(clone=True)
     assert copy.weight.data_ptr() != head.weight.data_ptr() and not copy.weight.requires_grad
+
+
+def test_data_parallel_wrapping_sees_every_gradient(tmp_path) -> None:
+    model = tiny("qwen2").train()
+    batch = collate(some_rows(), pad_id=0)
+    head = Head.of(model)
+    (-head.log_probs(answer_hidden(model, batch), batch.labels)).mean().backward()
+    alone = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        for _ in range(2):  # a parameter that the wrapper missed would make the second forward raise
+            model.zero_grad(set_to_none=True)
+            (-head.log_probs(answer_hidden(wrapped, batch), batch.labels)).mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, alone[name], rtol=1e-5, atol=1e-7)
