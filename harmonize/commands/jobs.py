@@ -69,7 +69,7 @@ def _job(command: str, cfg: Any) -> Any:
     sweep = hydra.mode == RunMode.MULTIRUN
     if sweep:
         print(f"\n== {folder}", file=sys.stderr)
-    with _own_command_line(command, list(hydra.overrides.task)):
+    with _own_command_line(command, hydra.overrides, folder):
         try:
             _check(cfg, command, folder, multirun=sweep and hydra.launcher._target_ == _BASIC_LAUNCHER)
             module, _, name = RUNNERS[command].partition(":")
@@ -120,8 +120,12 @@ def _forget_rejection(status: Path) -> None:
 
 
 @contextmanager
-def _own_command_line(command: str, overrides: list[str]) -> Iterator[None]:
+def _own_command_line(command: str, asked: Any, folder: Path) -> Iterator[None]:
     """Shows each job the command that would run it alone, which is what its status file and hints repeat."""
+    overrides = [f"job={folder.name}" if o.lstrip("+").startswith("job=") else o for o in asked.task]
+    overrides = [o for o in overrides if o.partition("=")[0] not in ("resume", "overwrite")]
+    if any(o.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.")) for o in asked.hydra):
+        overrides.append(f"hydra.run.dir={folder}")
     before = sys.argv
     sys.argv = [before[0] if before else "harmonize", command, *overrides]
     try:

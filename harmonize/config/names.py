@@ -32,7 +32,7 @@ def register() -> None:
     from omegaconf import OmegaConf
 
     resolvers: dict[str, Any] = {
-        "job_name": lambda *, _root_: _job(_root_),
+        "job_name": lambda *, _root_: _job(_root_, sweep=True),
         "folder": lambda *, _root_: str(Path(_study(_root_)) / _job(_root_)),
         "study_folder": lambda *, _root_: _study(_root_),
         "cache_dir": lambda: str(cache_dir()),
@@ -41,19 +41,24 @@ def register() -> None:
         OmegaConf.register_new_resolver(f"harmonize.{name}", function, replace=True)
 
 
-def job_name(command: str, head: Sequence[str], overrides: Sequence[str], job: str | None = None) -> str:
-    """A folder name of safe characters: `job` or the head values, then the other overrides.
+def job_name(
+    command: str, head: Sequence[str], overrides: Sequence[str], job: str | None = None, sweep: bool = False
+) -> str:
+    """A folder name of safe characters: the head values, then the other overrides.
 
     Args:
         command: unlearn, evaluate or finetune.
         head: Values that every name begins with (method, data set, seed).
         overrides: What the user asked for; keys that say nothing of the computation are left out.
-        job: A name chosen by the user.
+        job: A name chosen by the user: the whole name of a single run, the beginning of those of a sweep.
+        sweep: Whether it is one job of a sweep.
 
     Returns:
         At most about 110 characters; a short hash is added where characters were replaced or cut, so that
         different overrides never share a name.
     """
+    if job and not sweep:
+        return _safe(job)
     named = []
     for text in sorted(overrides):
         key, _, value = text.lstrip("+").partition("=")
@@ -61,13 +66,8 @@ def job_name(command: str, head: Sequence[str], overrides: Sequence[str], job: s
         if root in _NOT_NAMED or key in _HEAD.get(command, ()):
             continue
         named.append((key, value))
-    short = [
-        f"{_tail(key)}-{value}" if value or not key.startswith("~") else f"no-{_tail(key)}"
-        for key, value in named
-    ]
-    if job and not short:
-        return _safe(job)
-    return _safe("_".join([*([job] if job else head), *short]), [f"{k}={v}" for k, v in named])
+    short = [f"no-{_tail(key)}" if key.startswith("~") else f"{_tail(key)}-{value}" for key, value in named]
+    return _safe("_".join([*filter(None, [job]), *head, *short]), [f"{k}={v}" for k, v in named])
 
 
 def _tail(key: str) -> str:
@@ -87,7 +87,7 @@ def _study(root: Any) -> str:
     return str(Path(str(root.paths.runs)) / _safe(str(root.study)))
 
 
-def _job(root: Any) -> str:
+def _job(root: Any, sweep: bool = False) -> str:
     from omegaconf import OmegaConf
 
     command = str(OmegaConf.select(root, "hydra.job.name", default="unlearn"))
@@ -97,4 +97,4 @@ def _job(root: Any) -> str:
     for key in _HEAD.get(command, ()):
         value = chosen.get(key) if key in chosen else OmegaConf.select(root, key)
         head.append(f"seed{value}" if key == "seed" else str(value))
-    return job_name(command, head, overrides, OmegaConf.select(root, "job"))
+    return job_name(command, head, overrides, OmegaConf.select(root, "job"), sweep)

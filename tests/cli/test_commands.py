@@ -1,0 +1,159 @@
+"""The other commands: help, listings, show, validate, init, purge."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harmonize.cli import COMMANDS, main
+
+
+def run(*argv: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(argv))
+    code = caught.value.code
+    return code if isinstance(code, int) else 0
+
+
+def test_help_and_listings_start_without_torch() -> None:
+    """Under 1.5 s each; the best of three, in CPU time, so that a busy machine does not decide."""
+    code = (
+        "import sys, time; from harmonize.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'lightning', 'hydra', 'pandas'} & set(sys.modules), 'heavy import'\n"
+        "print(time.process_time(), file=sys.stderr)"
+    )
+    for argv in (["--help"], ["ls", "methods"], ["ls", "--help"]):
+        taken = []
+        for _ in range(3):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
+            )
+            taken.append(float(done.stderr.split()[-1]))
+        assert min(taken) < 1.5, (argv, taken)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0 and run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["unlern"], "Did you mean 'harmonize unlearn'?"),
+        (["method=duet"], "Type: harmonize unlearn method=duet"),
+        (["ls", "metods"], "Did you mean 'methods'?"),
+        (["ls", "--wrong"], "--wrong"),
+        (["purge"], "harmonize purge --help"),
+        (["--frobnicate"], "which command?"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("methods", "bidirectional"),
+        ("method", "refusal_sft"),
+        ("datasets", "sandbox_hard"),
+        ("models", "hf"),
+        ("suites", "five_axes"),
+        ("attacks", "suite"),
+        ("experiments", "tofu"),
+        ("optimizers", "adamw"),
+    ],
+)
+def test_ls(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", kind) == 0
+    assert name in capsys.readouterr().out
+
+
+def test_ls_caches(cache_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", "caches") == 0
+    assert "No caches" in capsys.readouterr().out
+    (cache_dir / "models" / "world").mkdir(parents=True)
+    (cache_dir / "models" / "world" / "weights").write_bytes(b"0" * 2048)
+    assert run("ls", "caches") == 0
+    assert "2 kB" in capsys.readouterr().out
+
+
+def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "method", "duet") == 0
+    assert "positions: first" in capsys.readouterr().out
+    assert run("show", "dataset", "tofu") == 0
+    assert "root: ???" in capsys.readouterr().out
+    assert run("show", "method", "dwet") == 1
+    assert "Did you mean method=duet?" in capsys.readouterr().err
+
+
+def test_validate_tells_what_data_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("validate", "dataset=sandbox_easy") == 0
+    text = capsys.readouterr().out
+    assert "is sound" in text and "neighbor" in text
+    assert run("validate", "-m", "method=duet,grad_diff", "sampler.rows.forget=-1") == 1
+    assert "whole number from 0" in capsys.readouterr().err
+
+
+def test_init_then_validate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("init", "mydata") == 0
+    assert "harmonize unlearn dataset=local dataset.root=mydata" in capsys.readouterr().out
+    model = ["model=hf", "model.name_or_path=."]
+    assert run("validate", "dataset=local", "dataset.root=mydata", *model) == 0
+    assert run("validate", "--config-dir", "mydata/conf", "dataset=mydata", *model) == 0
+    assert run("init", "mydata") == 1
+
+
+def test_purge_lists_asks_and_removes(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "study" / "job"
+    job.mkdir(parents=True)
+    ours, foreign = cache_dir / "teacher" / "x", tmp_path / "diary.txt"
+    ours.mkdir(parents=True)
+    foreign.write_text("keep me")
+    (job / "samples.jsonl").write_text("{}\n")
+    (job / "results.json").write_text("{}")
+    (job / "status.json").write_text(json.dumps({"state": "done", "sensitive": [str(ours), str(foreign)]}))
+    assert run("purge", str(tmp_path / "study"), "--list") == 0
+    assert "samples.jsonl" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert run("purge", str(job)) == 1
+    assert "--yes" in capsys.readouterr().err and (job / "samples.jsonl").exists()
+    assert run("purge", str(job), "--yes") == 0
+    assert not (job / "samples.jsonl").exists() and not ours.exists()
+    assert (job / "results.json").exists() and foreign.exists(), "a status file is no warrant to delete"
+    assert run("purge", str(tmp_path / "cache")) == 1
+
+
+def test_completion_knows_sub_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", "harmonize unl")
+    assert run("-sc", "query=bash") == 0
+    assert capsys.readouterr().out.split() == ["unlearn"]
+    monkeypatch.setenv("COMP_LINE", "harmonize unlearn method=re")
+    assert run("-sc", "query=bash") == 0
+    assert "method=refusal_sft" in capsys.readouterr().out
+
+
+def test_reproduce_paper_table_is_reachable(capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.perf_counter()
+    assert run("reproduce-paper-table", "--help") == 0
+    assert "--study" in capsys.readouterr().out
+    assert time.perf_counter() - began < 60

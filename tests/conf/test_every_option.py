@@ -1,0 +1,74 @@
+"""Every YAML that ships composes, and every function that one names exists with those parameters."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harmonize.config.compose import COMMANDS, compose_config
+from harmonize.config.paths import conf_dir
+
+# What a user has to add to an option before it can run; peft=qlora needs hardware, so it is only composed.
+NEEDS = {
+    "dataset/tofu": ["dataset.root=.", "model=hf", "model.name_or_path=.", "model.gold=null"],
+    "dataset/local": ["dataset.root=.", "model=hf", "model.name_or_path=.", "model.gold=null"],
+    "model/hf": ["model.name_or_path=."],
+    "experiment/tofu": ["dataset.root=.", "model.name_or_path=."],
+}
+ONLY_COMPOSED = {"peft/qlora"}
+GLOBAL = ("experiment", "hparams_search", "debug")
+
+
+def options() -> list[tuple[str, str]]:
+    return [
+        (folder.name, path.stem)
+        for folder in sorted(conf_dir().iterdir())
+        if folder.is_dir() and folder.name != "hydra"
+        for path in sorted(folder.glob("*.yaml"))
+    ]
+
+
+def belongs(group: str) -> str:
+    if group in GLOBAL:
+        return "unlearn"
+    return next(c for c, node in COMMANDS.items() if group in {f.name for f in fields(node)})
+
+
+@pytest.mark.parametrize(("group", "option"), options())
+def test_option_composes_and_its_targets_match(group: str, option: str) -> None:
+    key = f"{group}/{option}"
+    overrides = [f"{group}={option}", *NEEDS.get(key, [])]
+    if key == "dataset/tofu" or key == "dataset/local":
+        overrides += ["optimizer.lr=1e-5"]
+    extra = ["from_scratch=false"] if belongs(group) == "finetune" else []
+    cfg = compose_config(belongs(group), [*overrides, *extra], check=key not in ONLY_COMPOSED)
+    if group not in GLOBAL and "name" in cfg[group] and group != "hydra":
+        assert cfg[group]["name"] == option
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_primary_config_composes(command: str) -> None:
+    compose_config(command)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: str(p.relative_to(conf_dir()))
+)
+def test_files_are_described_and_ready_for_hydra_1_4(path: Path) -> None:
+    text = path.read_text()
+    prose = [line for line in text.splitlines() if line.startswith("# ") and "@package" not in line]
+    assert prose, "the first comment is what `harmonize ls` shows"
+    assert "../" not in text
+    yaml.safe_load(text)
+
+
+def test_every_group_of_the_design_is_there() -> None:
+    names = (
+        "dataset model peft method teacher sampler gradient controller optimizer scheduler trainer callbacks"
+    )
+    names += " suite attack logger experiment hparams_search debug paths hydra"
+    assert set(names.split()) == {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    assert not list(conf_dir().rglob("*.yml"))
