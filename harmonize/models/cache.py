@@ -27,7 +27,7 @@ class TeacherCache:
         head: Frozen head of the teacher.
         exact: Whether the logit of every id is known (not only bounded).
         path: Folder on disk, or None.
-        forwards: Forward passes of the teacher that this process made.
+        positions: Response positions in all.
     """
 
     exact = True
@@ -37,7 +37,7 @@ class TeacherCache:
     ) -> None:
         self.head = head
         self.path = path
-        self.forwards = forwards
+        self._forwards = forwards
         self._targets = dict(targets)
         self._starts: dict[str, int] = {}
         total = 0
@@ -56,6 +56,11 @@ class TeacherCache:
     def start(self, example_id: str) -> int:
         """Row of the first response position of an example."""
         return self._starts[example_id]
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of the teacher that this process made."""
+        return self._forwards
 
     @property
     def missing_share(self) -> float:
@@ -114,9 +119,10 @@ class HiddenCache(TeacherCache):
 
 
 class TopKCache(TeacherCache):
-    """Top-K' lists alone. An id outside the list gets the last kept value, which its true logit cannot exceed:
+    """Top-K' lists alone; an id outside the list gets the last kept value.
 
-    a push towards it is weaker than it should be, never stronger. `missing_share` says how often.
+    Its true logit cannot exceed that, so a push is weaker than it should be, never stronger. `missing_share`
+    says how often this happened.
     """
 
     exact = False
@@ -199,13 +205,9 @@ class LiveTeacher(TeacherCache):
         self._kept: dict[int, Tensor] = {}
 
     @property
-    def forwards(self) -> int:  # type: ignore[override]
+    def forwards(self) -> int:
         """Forward passes of the teacher that this process made."""
         return self._count()
-
-    @forwards.setter
-    def forwards(self, _: int) -> None:
-        """Counted by the model itself."""
 
     def prepare(self, cache_index: Tensor) -> None:
         """Computes the hidden states of every response that these rows belong to."""
