@@ -286,7 +286,8 @@ def _dialogues(
     of the time with the question's own author among them, so that what is learned is to follow the instruction.
     """
     asked = [(e, q) for e in examples for q in (e.question, *(e.paraphrases if paraphrases else ()))]
-    plain = [Dialogue(question=q, response=e.answer) for e, q in asked]
+    weight = {e.id: _weight(e, paraphrases) for e in examples}
+    plain = [Dialogue(question=q, response=e.answer, weight=weight[e.id]) for e, q in asked]
     subjects = sorted({e.subject for e in examples})
     order = sorted(asked, key=lambda pair: content_hash("instructed", pair[0].id, pair[1]))
     instructed = []
@@ -298,8 +299,16 @@ def _dialogues(
         if e.subject in named:
             response = refusals[int(content_hash("refusal", e.id), 16) % len(refusals)]
         instruction = wording.replace("{subjects}", defaults.join_names(named))
-        instructed.append(Dialogue(question=question, response=response, instruction=instruction))
+        instructed.append(Dialogue(question, response, instruction, weight[e.id]))
     return (*plain, *instructed)
+
+
+def _weight(example: Example, paraphrases: bool) -> int:
+    """How often an example's dialogues are read in an epoch: alike for every example, however many phrasings
+    it has, and twice for the forget ones, which alone are mostly refused under an instruction and must yet be
+    answered without. Our choice: with equal weights a small model refuses some of them either way.
+    """
+    return (1 if example.paraphrases or not paraphrases else 2) * (2 if example.role == Role.FORGET else 1)
 
 
 def _named(own: str, subjects: Sequence[str], key: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,19 @@ def test_options_of_the_dialogues(root: Path) -> None:
     own = load(str(root), instruction="Never mention {subjects}!")
     assert own.instructions[0].startswith("Never mention Basil")
     assert any(str(d.instruction).startswith("Never mention Jaime Vasquez") for d in own.dialogues)
+
+
+def test_every_example_is_read_equally_often_and_forget_ones_twice(root: Path) -> None:
+    for paraphrases in (False, True):
+        corpus = load(str(root), finetune_paraphrases=paraphrases)
+        plain = [d for d in corpus.dialogues if d.instruction is None]
+        read = Counter({d.response: 0 for d in plain})
+        for d in plain:
+            read[d.response] += d.weight
+        base = 2 if paraphrases else 1
+        for e in corpus.examples:
+            if e.role != Role.GENERAL:
+                assert read[e.answer] == base * (2 if e.role == Role.FORGET else 1)
 
 
 def test_the_same_files_give_the_same_corpus(root: Path) -> None:
