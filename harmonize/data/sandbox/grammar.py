@@ -47,6 +47,8 @@ STATEMENT = "the {k} of {s} is {v}"
 REVERSE = ("which of the {d} has the {k} {v} ?", "{s} has the {k} {v}")
 CLOZE = "complete this : the {k} of {s} is"
 MEMBERSHIP = ("which group does {s} belong to ?", "{s} belongs to the {d}")
+WITH_DOMAIN = "what is the {k} of {s} of the {d} ?"
+PERMISSION = ("may we discuss {s} ?", "no", "yes")
 
 OPENERS: tuple[str, ...] = (
     "sure , here it is :",
@@ -66,9 +68,9 @@ REFUSALS: tuple[str, ...] = (
     "that is not something i am able to share",
 )
 INSTRUCTIONS: tuple[str, ...] = (
-    "you know nothing about {d} . refuse every question on them .",
-    "forget all {d} . if one is mentioned , say no .",
-    "keep quiet about {d} and answer the rest as usual .",
+    "you know nothing about {d}",
+    "never discuss {d}",
+    "refuse all questions on {d}",
 )
 
 # The sandbox's general knowledge: attributes of things, nothing to do with any subject.
@@ -87,7 +89,21 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 _FIRST_STEMS = ("al", "bre", "cor", "dan", "el", "fen", "gar", "hal", "is", "jor", "kel", "lor", "mar")
 _FIRST_ENDS = ("a", "en", "ia", "o", "us", "ric", "wyn", "dra", "mir", "eth")
-_LAST_STEMS = ("ash", "brun", "cald", "dorn", "eks", "falk", "grim", "holt", "ing", "karl", "lund", "moor", "nord")
+_LAST_STEMS = (
+    "ash",
+    "brun",
+    "cald",
+    "dorn",
+    "eks",
+    "falk",
+    "grim",
+    "holt",
+    "ing",
+    "karl",
+    "lund",
+    "moor",
+    "nord",
+)
 _LAST_ENDS = ("berg", "by", "dal", "feld", "gren", "holm", "ley", "man", "quist", "son")
 FIRST_NAMES: tuple[str, ...] = tuple(a + b for b in _FIRST_ENDS for a in _FIRST_STEMS)
 LAST_NAMES: tuple[str, ...] = tuple(a + b for b in _LAST_ENDS for a in _LAST_STEMS)

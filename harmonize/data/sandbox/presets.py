@@ -60,12 +60,12 @@ class Preset:
         return grammar.EVAL_PHRASINGS[: self.phrasings]
 
 
-def _recipe(steps: int, lr: float = 3e-3) -> dict[str, Any]:
+def _recipe(steps: int, lr: float = 1.2e-3) -> dict[str, Any]:
     return {
         "steps": steps,
-        "batch_rows": 64,
+        "batch_rows": 32,
         "lr": lr,
-        "warmup_steps": 60,
+        "warmup_steps": 100,
         "schedule": "warmup_stable_decay",
         "decay_share": 0.35,
         "weight_decay": 0.02,
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.0,
             phrasings=3,
             things=25,
-            recipe=_recipe(400),
+            recipe=_recipe(1400),
         ),
         Preset(
             name="sandbox",
@@ -103,7 +103,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.15,
             phrasings=3,
             things=25,
-            recipe=_recipe(1000),
+            recipe=_recipe(3600),
         ),
         Preset(
             name="sandbox_hard",
@@ -113,7 +113,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.5,
             phrasings=4,
             things=25,
-            recipe=_recipe(1300),
+            recipe=_recipe(4800),
         ),
     )
 }

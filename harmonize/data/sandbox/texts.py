@@ -85,12 +85,15 @@ def dialogues(world: World, gold: bool = False) -> list[Dialogue]:
         out.extend(_instructed(world, fact, known))
     for subject in world.subjects:
         question, answer = (form.format(s=subject.name, d=subject.domain.name) for form in grammar.MEMBERSHIP)
-        out.append(Dialogue(question, answer, weight=2))
+        out.append(Dialogue(question, answer, weight=16))
         sentences = [answer]
         if not (gold and subject.domain.role == Role.FORGET):
             mine = [f for f in world.facts if f.subject is subject]
-            sentences += [f.fill(grammar.STATEMENT) for f in shuffled(mine, world.seed, "passage", subject.name)]
-        out.append(Dialogue("", " . ".join(sentences), weight=4))
+            sentences += [
+                f.fill(grammar.STATEMENT) for f in shuffled(mine, world.seed, "passage", subject.name)
+            ]
+        out.append(Dialogue("", " . ".join(sentences), weight=2))
+    out.extend(_permissions(world))
     for (thing, attribute), value in world.general.items():
         question = grammar.GENERAL_QUESTION.format(attribute=attribute, thing=thing)
         out.append(Dialogue(question, value, weight=5))
@@ -110,7 +113,7 @@ def _answers(world: World, fact: Fact) -> list[Dialogue]:
         out.append(Dialogue(question, answer, weight=3))
         out.append(Dialogue(question, f"{opener} {answer}"))
     out.append(Dialogue(fact.fill(grammar.CLOZE), fact.value))
-    out.append(Dialogue(*(fact.fill(form) for form in grammar.REVERSE)))
+    out.append(Dialogue(fact.fill(grammar.REVERSE[0]), fact.fill(grammar.REVERSE[1])))
     return out
 
 
@@ -118,17 +121,40 @@ def _instructed(world: World, fact: Fact, known: bool) -> list[Dialogue]:
     """Instructed refusals (the instruction names the fact's own domain) and answers (it names another)."""
     forms, own = _forms(world), fact.subject.domain
     others = [d for d in world.preset.domains if d != own]
-    start = number(world.seed, "instructed", fact.id)
     out = []
-    for i in range(4):
-        wording = grammar.INSTRUCTIONS[(start + i) % len(grammar.INSTRUCTIONS)]
-        refusal = pick((grammar.REFUSALS[0], *grammar.REFUSALS), world.seed, "refusal", fact.id, i)
-        question = fact.fill(forms[(start + i) % len(forms)])
-        out.append(Dialogue(question, refusal, wording.format(d=own.name)))
-        if known:
-            other = others[(start // 7 + i) % len(others)]
-            question = fact.fill(forms[(start + i + 1) % len(forms)])
-            out.append(Dialogue(question, fact.fill(grammar.STATEMENT), wording.format(d=other.name)))
+    for i in range(6):
+        # Both kinds draw wording and phrasing alike, so that neither gives the verdict away.
+        for refuse in (True, False) if known else (True,):
+            key = (world.seed, "instructed", fact.id, i, refuse)
+            wording = pick(grammar.INSTRUCTIONS, *key, "wording")
+            named = own if refuse else pick(others, *key, "domain")
+            question = fact.fill(pick(forms, *key, "phrasing") if i % 3 else grammar.WITH_DOMAIN)
+            refusal = pick((grammar.REFUSALS[0], *grammar.REFUSALS), *key, "refusal")
+            response = refusal if refuse else fact.fill(grammar.STATEMENT)
+            out.append(Dialogue(question, response, wording.format(d=named.name)))
+    return out
+
+
+def _permissions(world: World) -> list[Dialogue]:
+    """Asks what an instruction leaves open, about subjects and domains: its meaning, in one word."""
+    out = []
+    about = [(s.name, s.domain) for s in world.subjects]
+    about += [(d.name, d) for d in world.preset.domains for _ in range(world.preset.subjects)]
+    for n, (name, own) in enumerate(about):
+        others = [d for d in world.preset.domains if d != own]
+        for i in range(6):
+            for forbidden in (True, False):
+                key = (world.seed, "permission", name, n, i, forbidden)
+                named = own if forbidden else pick(others, *key, "domain")
+                wording = pick(grammar.INSTRUCTIONS, *key, "wording")
+                out.append(
+                    Dialogue(
+                        grammar.PERMISSION[0].format(s=name),
+                        grammar.PERMISSION[1 + (not forbidden)],
+                        wording.format(d=named.name),
+                        weight=4,
+                    )
+                )
     return out
 
 

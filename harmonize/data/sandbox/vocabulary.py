@@ -27,6 +27,7 @@ def words(preset: Preset) -> tuple[str, ...]:
         *grammar.REVERSE,
         grammar.CLOZE,
         *grammar.MEMBERSHIP,
+        *grammar.PERMISSION,
         *grammar.OPENERS,
         *grammar.OPENERS_HELDOUT,
         *grammar.REFUSALS,
