@@ -136,11 +136,10 @@ def test_a_named_job_of_a_sweep_is_resumed_alone(seen: list[Any]) -> None:
 
 def test_allow_comes_from_the_command_line(seen: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARMONIZE_ALLOW", "")
-    target = "+callbacks.x={_target_: math.sqrt, x: 4}"
-    assert status(["unlearn", target]) == 1
-    # math's functions have no keyword arguments to inspect, but importing them is what --allow grants
-    assert status(["unlearn", "--allow", "math", "+callbacks.x={_target_: math.fsum, seq: 4}"]) == 0
-    assert os.environ["HARMONIZE_ALLOW"] == "math"
+    target = "+callbacks.x={_target_: json.dumps, obj: 4}"
+    assert status(["unlearn", target]) == 1 and not seen
+    assert status(["unlearn", "--allow", "json", target]) == 0
+    assert os.environ["HARMONIZE_ALLOW"] == "json"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "finetune"])
