@@ -92,7 +92,7 @@ def compose_config(
     """
     if command not in COMMANDS:
         raise ConfigError(f"Unknown command '{command}'. {did_you_mean(command, COMMANDS)}")
-    with hydra_context(config_dirs) as loader:
+    with hydra_context([*config_dirs, *_searched(overrides)]) as loader:
         cfg, problems = _compose_all(command, list(overrides), loader)
     if cfg is None:
         raise ConfigError(problems)
@@ -105,6 +105,23 @@ def compose_config(
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return cfg
+
+
+def _searched(overrides: Sequence[str]) -> list[str]:
+    """Folders that a `hydra.searchpath=[file://...]` override names; Hydra itself adds them too late to be listed."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    found: list[str] = []
+    for text in overrides:
+        if text.startswith("hydra.searchpath="):
+            try:
+                value = OverridesParser.create().parse_override(text).value()
+            except HydraException:
+                continue
+            entries = value if isinstance(value, list) else [value]
+            found += [str(v).removeprefix("file://") for v in entries if str(v).startswith("file://")]
+    return found
 
 
 def structural_problems(cfg: Any) -> list[str]:

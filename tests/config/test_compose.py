@@ -144,6 +144,10 @@ def test_a_config_folder_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "mine.yaml").write_text("defaults: [duet, _self_]\nname: mine\n")
     assert compose_config("unlearn", ["method=mine"], config_dirs=[tmp_path]).method.name == "mine"
+    assert (
+        compose_config("unlearn", ["method=mine", f"hydra.searchpath=[file://{tmp_path}]"]).method.name
+        == "mine"
+    )
     (tmp_path / "method" / "typo.yaml").write_text("defaults: [duet, _self_]\nnam: mine\n")
     with pytest.raises(ConfigError, match="nam"):
         compose_config("unlearn", ["method=typo"], config_dirs=[tmp_path])
