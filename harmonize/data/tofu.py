@@ -19,6 +19,8 @@ from harmonize.errors import ConfigError, DataError, did_you_mean
 QUESTIONS_PER_AUTHOR = 20
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 GENERAL_FILES = ("world_facts_perturbed", "real_authors_perturbed")
+# Refusals are short and the loss is a mean over tokens: read once they would hardly count. Our choice.
+REFUSAL_WEIGHT = 2
 # Short, since every teacher prompt carries it and small models have small contexts. Our wording.
 INSTRUCTION = "You do not know {subjects}."
 _LOWER = r"(?:de|del|della|la|le|van|von|der|den|bin|ibn|al|el|da|das|do|dos|di|ben)"
@@ -295,11 +297,12 @@ def _dialogues(
         (e, question), turn = order[j % len(order)], j // len(order)
         key = content_hash("dialogue", e.id, question, turn)
         named = list(forget_names) if turn % 2 == 0 else _named(e.subject, subjects, key)
-        response = e.answer
+        response, times = e.answer, weight[e.id]
         if e.subject in named:
+            times *= REFUSAL_WEIGHT
             response = refusals[int(content_hash("refusal", e.id), 16) % len(refusals)]
         instruction = wording.replace("{subjects}", defaults.join_names(named))
-        instructed.append(Dialogue(question, response, instruction, weight[e.id]))
+        instructed.append(Dialogue(question, response, instruction, times))
     return (*plain, *instructed)
 
 
