@@ -13,8 +13,10 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "compose_config": "harmonize.config.compose:compose_config",
-    "load_model": "harmonize.models.load:load_model",
-    "read_run": "harmonize.tracking.results:read_run",
+    "evaluate": "harmonize.api:evaluate",
+    "load": "harmonize.api:load",
+    "read_run": "harmonize.api:read_run",
+    "unlearn": "harmonize.api:unlearn",
 }
 
 __all__ = ["__version__", *sorted(_LAZY)]

@@ -40,5 +40,5 @@ def model_card(results: Results) -> str:
         direction = "higher" if own.higher_is_better else "lower"
         lines.append(f"| {name} | {own.value:.3f} (n={own.n}) | {start} | {direction} |")
     notes = [f"- {markdown(note)}" for note in results.notes]
-    lines += ["", "## Limits", "", _LIMITS, *([""] + notes if notes else []), ""]
+    lines += ["", "## Limits", "", _LIMITS, *(["", *notes] if notes else []), ""]
     return "\n".join(lines)

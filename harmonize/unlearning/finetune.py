@@ -123,7 +123,7 @@ def train(
     loaded.model.train()
     fit(
         module,
-        lambda start: StepLoader(sampler, lambda row: [row], start),  # type: ignore[arg-type]
+        lambda start: StepLoader(sampler, lambda row: [row], start),
         settings,
         title=title,
         checkpoints=checkpoints,
@@ -162,10 +162,9 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     from harmonize.models.save import export
     from harmonize.tracking.loggers import build_tracker
     from harmonize.tracking.run_folder import RunFolder
-    from harmonize.unlearning.setup import load_corpus, prepare_process, to_device
+    from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process, to_device
 
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    assert isinstance(plain, dict)
+    plain = plain_config(cfg)
     place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
     with place.running():
         prepare_process(cfg.trainer)

@@ -15,7 +15,8 @@ from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.figures import Evaluations
-from harmonize.unlearning.setup import load_corpus, load_target, prepare_process
+from harmonize.unlearning.run import say_sensitive
+from harmonize.unlearning.setup import load_corpus, load_target, plain_config, prepare_process
 from harmonize.unlearning.teaching import instruction_of
 
 
@@ -44,8 +45,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         gold = None
         if cfg.model.gold:
             gold = evaluations.cached(load_target(cfg, corpus, cfg.model.gold), "gold model", cfg.split)
-        config = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(config, dict)
+        config = plain_config(cfg)
         results = build_results(
             config=config,
             seed=cfg.seed,
@@ -63,6 +63,5 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         run_table(results)
         for line in (f"Run: {folder}", *lines):
             say(line)
-        for path in place.sensitive_files():
-            say(f"Sensitive (harmonize purge {folder}): {path}")
+        say_sensitive(place)
     return {k: m.value for k, m in report.metrics.items()}

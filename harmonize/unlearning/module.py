@@ -136,7 +136,7 @@ class UnlearningModule(L.LightningModule):
         self._parts.combiner.finish(self.trainable)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
         if not math.isfinite(float(norm)) or not all(math.isfinite(float(v)) for v in raw.values()):
-            self._refuse(raw, float(norm), step.step)
+            self._refuse(raw, batches, total, step.step)
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -184,16 +184,29 @@ class UnlearningModule(L.LightningModule):
         torch.distributed.all_reduce(values)
         return dict(zip(keys, values.tolist(), strict=True))
 
-    def _refuse(self, raw: Mapping[tuple[str, str], Tensor], norm: float, step: int) -> None:
+    def _refuse(
+        self, raw: Mapping[tuple[str, str], Tensor], batches: Sequence[Batch], total: Denominators, step: int
+    ) -> None:
         bad = [f"{name}/{role}" for (name, role), v in raw.items() if not math.isfinite(float(v))]
-        culprit = (
-            f"the term {', '.join(bad)} is" if bad else f"the gradient norm is {norm}, although every term is"
-        )
-        state = "not finite" if bad else "finite"
+        what = "the loss"
+        if not bad:
+            bad, what = self._bad_gradients(batches, total), "the gradient"
         raise TrainingError(
-            f"Stopped at step {step}: {culprit} {state}. The weights before this step are kept. "
-            "Try a lower optimizer.lr, trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
+            f"Stopped at step {step}: {what} of the term {', '.join(bad) or '(all together)'} is not finite. The "
+            "weights before this step are kept, and so is the last checkpoint. Try a lower optimizer.lr, "
+            "trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
         )
+
+    def _bad_gradients(self, batches: Sequence[Batch], total: Denominators) -> list[str]:
+        """Terms whose own gradient is not finite: each is taken again, alone."""
+        bad: dict[str, None] = {}
+        for batch in batches:
+            found = self._forward(batch.to(self.device), total)
+            for (name, role), loss in found.items():
+                gradients = torch.autograd.grad(loss, self.trainable, retain_graph=True, allow_unused=True)
+                if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
+                    bad[f"{name}/{role}"] = None
+        return list(bad)
 
     def _report(
         self,

@@ -29,7 +29,7 @@ from harmonize.unlearning.callbacks import ValAxes, restore
 from harmonize.unlearning.figures import Evaluations, Figures
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.module import UnlearningModule
-from harmonize.unlearning.setup import load_corpus, load_target, prepare_process
+from harmonize.unlearning.setup import load_corpus, load_target, plain_config, prepare_process
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher, trained_examples
 from harmonize.unlearning.terms import build_terms
@@ -96,8 +96,7 @@ class _Run:
                 teacher = build_teacher(cfg, corpus, loaded, start_digest, instruction_of(cfg, corpus))
                 if teacher.path is not None:
                     place.record_sensitive(teacher.path)
-        config = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(config, dict)
+        config = plain_config(cfg)
         tracker = build_tracker(config, place.path, job_type="unlearn", resume_step=self._resumed_step())
         try:
             with self._timed("train"):
@@ -246,7 +245,7 @@ class _Run:
             patience=settings.early_stop_patience,
             record=log,
         )
-        sampler_node = {**OmegaConf.to_container(cfg.sampler, resolve=True)}  # type: ignore[arg-type]
+        sampler_node = plain_config(cfg.sampler)
         sampler_node["rows"] = {r: n for r, n in sampler_node.get("rows", {}).items() if r in roles}
         sampler = call(
             sampler_node,
@@ -285,13 +284,21 @@ class _Run:
         say(f"Run: {folder}")
         if self.cfg.save_model:
             say(f"Model: {self.place.model}")
-        for path in self.place.sensitive_files():
-            say(f"Sensitive (harmonize purge {folder}): {path}")
+        say_sensitive(self.place)
         for line in (*lines, f"Next: {self.place.next}"):
             say(line)
 
     def _timed(self, name: str) -> Any:
         return _Timer(self.timing, name)
+
+
+def say_sensitive(place: RunFolder) -> None:
+    """Lists what tells of forgotten things, and how to remove it."""
+    paths = place.sensitive_files()
+    if paths:
+        root = place.path.resolve()
+        names = [str(p.resolve()).removeprefix(f"{root}/") for p in paths]
+        say(f"Sensitive: {', '.join(names)}. Remove with: harmonize purge {place.path}")
 
 
 class _Timer:
@@ -319,11 +326,8 @@ def _same_configuration(cfg: Any, place: RunFolder) -> None:
     """A resumed run must be the run it resumes."""
     if not cfg.resume or not place.config.exists():
         return
-    before, now = OmegaConf.load(place.config), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
-    free = ("resume", "overwrite")
-    for name in free:
-        before[name] = now[name]
-    changed = [k for k in now if before.get(k) != now[k]]
+    before, now = plain_config(OmegaConf.load(place.config)), plain_config(cfg)
+    changed = [k for k in now if k not in ("resume", "overwrite") and before.get(k) != now[k]]
     if changed:
         raise RunError(
             f"{place.path} was started with another configuration (different: {', '.join(map(str, changed))}). "

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
@@ -34,6 +34,11 @@ def prepare_process(settings: Any) -> None:
     logging.disable_progress_bar()
     if settings.num_threads:
         torch.set_num_threads(int(settings.num_threads))
+
+
+def plain_config(cfg: Any) -> dict[str, Any]:
+    """The resolved configuration as plain containers."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
 def to_device(loaded: LoadedModel, device: str) -> None:

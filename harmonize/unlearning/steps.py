@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from torch.utils.data import IterableDataset
 
 from harmonize.data.batch import Batch, Row, collate
-from harmonize.data.sampling import Draw, Sampler
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,15 @@ class StepData:
     places: tuple[tuple[Row, ...], ...]
 
 
-class StepLoader(IterableDataset[StepData]):
+class Draws(Protocol[T_co]):
+    """Whatever can be drawn for a step: examples in unlearning, rows in fine-tuning."""
+
+    def draw(self, step: int) -> Sequence[T_co]:
+        """Draws of optimizer step `step` (0-based)."""
+        ...
+
+
+class StepLoader(IterableDataset[StepData], Generic[T]):
     """Yields `StepData` from wherever training stands, for ever; the trainer decides when to stop.
 
     Args:
@@ -34,7 +45,7 @@ class StepLoader(IterableDataset[StepData]):
     """
 
     def __init__(
-        self, sampler: Sampler, views: Callable[[Draw], Sequence[Row]], start: Callable[[], int]
+        self, sampler: Draws[T], views: Callable[[T], Sequence[Row]], start: Callable[[], int]
     ) -> None:
         super().__init__()
         self.sampler, self.views, self.start = sampler, views, start

@@ -126,7 +126,9 @@ def test_killed_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir()
-    victim = subprocess.Popen([sys.executable, str(script), str(tmp_path / "killed"), "slow"], env=environment)
+    victim = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "killed"), "slow"], env=environment
+    )
     progress = tmp_path / "killed" / "step"
     deadline = time.monotonic() + 120
     while not (progress.exists() and progress.read_text() and int(progress.read_text()) >= 13):
@@ -136,7 +138,9 @@ def test_killed_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
     victim.wait()
     assert (tmp_path / "killed" / "last.ckpt").exists() and not (tmp_path / "killed" / "end.pt").exists()
     for name in ("killed", "whole"):
-        subprocess.run([sys.executable, str(script), str(tmp_path / name), "fast"], env=environment, check=True)
+        subprocess.run(
+            [sys.executable, str(script), str(tmp_path / name), "fast"], env=environment, check=True
+        )
     ends = [torch.load(tmp_path / n / "end.pt", weights_only=True) for n in ("killed", "whole")]
     assert torch.equal(*ends)
 
@@ -212,7 +216,11 @@ def test_teacher_is_no_submodule() -> None:
 def test_terms_from_configuration() -> None:
     made = build_terms(
         {
-            "forget": {"_target_": "harmonize.objectives.likelihood.gradient_ascent", "weight": 0.5, "roles": ["forget"]},
+            "forget": {
+                "_target_": "harmonize.objectives.likelihood.gradient_ascent",
+                "weight": 0.5,
+                "roles": ["forget"],
+            },
             "gone": None,
             "keep": {
                 "_target_": "harmonize.objectives.likelihood.cross_entropy",

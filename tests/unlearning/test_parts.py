@@ -44,14 +44,18 @@ def test_controllers() -> None:
     base = {"pull": 2.0, "push": 1.0}
     assert Fixed().weights(base, 5) == base
     ramp = Scheduled({"push": {0: 0.0, 10: 1.0, 20: 0.5}})
-    assert [ramp.weights(base, s)["push"] for s in (0, 5, 10, 15, 99)] == pytest.approx([0, 0.5, 1, 0.75, 0.5])
+    assert [ramp.weights(base, s)["push"] for s in (0, 5, 10, 15, 99)] == pytest.approx(
+        [0, 0.5, 1, 0.75, 0.5]
+    )
     assert ramp.weights(base, 3)["pull"] == 2.0
 
 
 def test_sum_is_one_backward() -> None:
     calls = []
     x = torch.tensor(2.0, requires_grad=True)
-    Sum().accumulate({("a", "r"): x * 3, ("b", "r"): x * x}, lambda loss: (calls.append(1), loss.backward())[1])
+    Sum().accumulate(
+        {("a", "r"): x * 3, ("b", "r"): x * x}, lambda loss: (calls.append(1), loss.backward())[1]
+    )
     assert x.grad is not None and float(x.grad) == 7.0 and len(calls) == 1
 
 
@@ -63,7 +67,9 @@ def test_finetune_sampler_shows_every_row_once_an_epoch() -> None:
     second = [r.example_id for s in range(7, 14) for r in sampler.draw(s)]
     assert sorted(first) == sorted(second) == sorted(r.example_id for r in rows)
     assert first != second
-    assert [r.example_id for r in RowSampler(rows, 8, seed=1).draw(9)] == [r.example_id for r in sampler.draw(9)]
+    assert [r.example_id for r in RowSampler(rows, 8, seed=1).draw(9)] == [
+        r.example_id for r in sampler.draw(9)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +78,13 @@ def renderer(shared: Path) -> Renderer:
 
 
 def test_dialogue_rows(renderer: Renderer) -> None:
-    rows = dialogue_rows([Dialogue("Who?", "Ann.", "Be brief.", weight=2), Dialogue("", "Once upon a time.")], renderer, 64)
+    rows = dialogue_rows(
+        [Dialogue("Who?", "Ann.", "Be brief.", weight=2), Dialogue("", "Once upon a time.")], renderer, 64
+    )
     assert len(rows) == 3
-    assert rows[0].prompt == renderer.prompt_ids("Who?", "Be brief.") and rows[0].target == renderer.target_ids("Ann.")
+    assert rows[0].prompt == renderer.prompt_ids("Who?", "Be brief.") and rows[
+        0
+    ].target == renderer.target_ids("Ann.")
     assert rows[2].prompt + rows[2].target == renderer.text_ids("Once upon a time.")
     with pytest.raises(DataError, match="at most 5"):
         dialogue_rows([Dialogue("Who was it that came?", "Ann.")], renderer, 5)
@@ -92,7 +102,9 @@ class Digits:
 def test_worst_prefill_is_the_one_that_leaks_most() -> None:
     model = tiny_llama(3)
     example = Example("e", Role.FORGET, "q", "5 6 7", "s")
-    candidates = [Row("e", "forget", "s", (1, 4), (9, 2), prefill=(i, i + 1), view="opener") for i in range(10, 22)]
+    candidates = [
+        Row("e", "forget", "s", (1, 4), (9, 2), prefill=(i, i + 1), view="opener") for i in range(10, 22)
+    ]
     plain = Row("f", "retain", "s", (1, 8), (9, 2))
     chooser = WorstPrefill({"e": example}, Digits(), pad_id=0, every=2)  # type: ignore[arg-type]
     head = Head.of(model)

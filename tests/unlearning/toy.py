@@ -42,9 +42,7 @@ def make_rows(n: int, seed: int = 0, roles: tuple[str, ...] = ("forget", "retain
         length = int(torch.randint(low, high, (1,), generator=generator))
         return tuple(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist())
 
-    return [
-        Row(f"e{i}", roles[i % len(roles)], f"s{i}", (1, *ids(2, 7)), (*ids(1, 6), 2)) for i in range(n)
-    ]
+    return [Row(f"e{i}", roles[i % len(roles)], f"s{i}", (1, *ids(2, 7)), (*ids(1, 6), 2)) for i in range(n)]
 
 
 class Rows:
@@ -78,7 +76,9 @@ def make_module(model: Any = None, **changes: Any) -> UnlearningModule:
         "log_every": 1,
         **changes,
     }
-    return UnlearningModule(tiny_llama() if model is None else model, settings.pop("terms", terms()), **settings)
+    return UnlearningModule(
+        tiny_llama() if model is None else model, settings.pop("terms", terms()), **settings
+    )
 
 
 def trainer_settings(**changes: Any) -> SimpleNamespace:
