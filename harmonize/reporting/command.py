@@ -9,6 +9,7 @@ from typing import Any
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, Interrupted, RunError, did_you_mean
 from harmonize.reporting.published import Published, load_published, load_yaml
+from harmonize.reporting.spread import spread_lines
 from harmonize.reporting.study import Study, latest_study, load_study
 from harmonize.reporting.table import Table, build_tables, compare
 from harmonize.reporting.writers import print_published, print_tables, to_csv, to_latex, to_markdown
@@ -87,37 +88,49 @@ def load_experiment(name: str) -> tuple[dict[str, Any], list[Published]]:
     return experiment, load_published(published) if published.is_file() else []
 
 
-def sweep_arguments(experiment: dict[str, Any], study: str, runs: Path, overrides: list[str]) -> list[str]:
-    """The command line of an experiment's jobs; an override of the user's replaces the experiment's own."""
+def sweep_arguments(
+    experiment: dict[str, Any],
+    study: str,
+    runs: Path,
+    overrides: list[str],
+    variant: list[str] | None = None,
+) -> list[str]:
+    """The command line of an experiment's jobs; an override of the user's replaces the experiment's own.
+
+    Args:
+        variant: Overrides of one of the experiment's `variants`, if it has any.
+    """
     given = {item.split("=", 1)[0].lstrip("+~") for item in overrides}
     sweep = [
         f"{key}={','.join(str(value) for value in values)}"
         for key, values in experiment["sweep"].items()
         if key not in given
     ]
-    fixed = [
-        str(item) for item in experiment.get("overrides") or [] if str(item).split("=", 1)[0] not in given
-    ]
+    own = [str(item) for item in [*(experiment.get("overrides") or []), *(variant or [])]]
+    fixed = [item for item in own if item.split("=", 1)[0] not in given]
     places = [f"study={study}"] + ([] if runs == Path("runs") else [f"paths.runs={runs}"])
     return ["unlearn", "-m", *sweep, *fixed, *places, *overrides]
 
 
 def run_experiment(experiment: dict[str, Any], study: str, runs: Path, overrides: list[str]) -> bool:
-    """Runs an experiment's jobs; True if some failed (the others count all the same)."""
+    """Runs an experiment's jobs (of every variant); True if some failed (the others count all the same)."""
     from harmonize import cli
 
-    arguments = sweep_arguments(experiment, study, runs, overrides)
-    print("harmonize " + " ".join(arguments))
     entry: Any = cli.main
-    try:
-        return bool(entry(arguments))
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            raise Interrupted(
-                f"Interrupted. Finished runs are kept; see them with: harmonize reproduce-paper-table --study "
-                f"{runs / study}"
-            ) from end
-        return bool(end.code)
+    failed = False
+    for variant in experiment.get("variants") or [None]:
+        arguments = sweep_arguments(experiment, study, runs, overrides, variant)
+        print("harmonize " + " ".join(arguments), flush=True)
+        try:
+            failed = bool(entry(arguments)) or failed
+        except SystemExit as end:
+            if end.code == _INTERRUPTED:
+                raise Interrupted(
+                    f"Interrupted. Finished runs are kept; see them with: harmonize reproduce-paper-table --study "
+                    f"{runs / study}"
+                ) from end
+            failed = bool(end.code) or failed
+    return failed
 
 
 def _study_folder(name: str | None, runs: Path) -> Path:
@@ -157,7 +170,7 @@ def report(
             f"method=bidirectional,duet seed=0,1 study={study.path.name}"
         )
     print_tables(tables, console)
-    claims = claim_lines(experiment, tables)
+    claims = claim_lines(experiment, tables) + spread_lines(experiment.get("spread"), tables)
     for line in claims:
         console.print(Text(line))
     if claims:

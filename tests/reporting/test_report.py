@@ -231,3 +231,41 @@ def test_radar_survives_gaps_many_rows_and_odd_names(tmp_path: Path, write_run: 
     lines = write_radar_csv(table, tmp_path / "radar.csv").read_text().splitlines()
     assert len(lines) == 1 + 40 * len(AXES)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_variants_run_one_sweep_each_in_one_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from harmonize import cli
+    from harmonize.reporting.command import run_experiment
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", lambda arguments: seen.append(arguments) or 0)
+    experiment = {
+        "sweep": {"seed": [0, 1]},
+        "overrides": ["dataset=sandbox"],
+        "variants": [["method=duet"], ["method=bidirectional", "~method.objectives.push"]],
+    }
+    assert not run_experiment(experiment, "s", Path("runs"), ["dataset=sandbox_easy"])
+    assert [a[2:] for a in seen] == [
+        ["seed=0,1", "method=duet", "study=s", "dataset=sandbox_easy"],
+        ["seed=0,1", "method=bidirectional", "~method.objectives.push", "study=s", "dataset=sandbox_easy"],
+    ]
+
+
+def test_spread_by_hand() -> None:
+    from harmonize.reporting.spread import spread, spread_lines
+    from harmonize.reporting.table import Cell, Row, Table
+
+    def row(label: str, mean: float, sd: float | None, n: int = 3) -> Row:
+        return Row(label, False, "random", n, {"asr_opener": Cell(mean, sd, n)})
+
+    table = Table("world", ("d", "m"), [row("a", 0.1, 0.03), row("b", 0.4, 0.05, 5)], [])
+    found = spread(table, "asr_opener", by=0.2, deviations=3)
+    # pooled: sqrt((2 * 0.03^2 + 4 * 0.05^2) / 6)
+    assert found is not None and found.width == pytest.approx(0.3)
+    assert found.noise == pytest.approx(0.0443471, abs=1e-6) and found.apart
+    assert not spread(table, "asr_opener", by=0.31, deviations=3).apart  # type: ignore[union-attr]
+    assert not spread(table, "asr_opener", by=0.2, deviations=7).apart  # type: ignore[union-attr]
+    assert spread(table, "relearn_accuracy", 0.2, 3) is None
+    demand = {"metrics": ["asr_opener", "relearn_accuracy"], "by": 0.2, "deviations": 3, "at_least": 2}
+    assert "1 of 2 metrics lie apart; it does not" in spread_lines(demand, [table])[-1]
+    assert spread_lines(None, [table]) == []
