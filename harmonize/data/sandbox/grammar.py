@@ -34,14 +34,14 @@ RELATIONS: dict[str, Relation] = {
 TRAIN_PHRASINGS: tuple[str, ...] = (
     "what is the {k} of {s} ?",
     "tell me the {k} of {s} .",
-    "which place is the {k} of {s} ?",
-    "about {s} : what is the {k} ?",
+    "about {s} : which {k} ?",
+    "the {k} of {s} ?",
 )
 EVAL_PHRASINGS: tuple[str, ...] = (
     "where is the {y} of {s} ?",
     "name the {k} that belongs to {s} .",
-    "as for {s} , where would one find the {y} ?",
-    "i want to visit {s} . where is the {k} ?",
+    "for {s} , find the {y} .",
+    "has {s} a {k} ? where ?",
 )
 STATEMENT = "the {k} of {s} is {v}"
 REVERSE = ("which of the {d} has the {k} {v} ?", "{s} has the {k} {v}")

@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.0,
             phrasings=3,
             things=25,
-            recipe=_recipe(1400),
+            recipe=_recipe(1500),
         ),
         Preset(
             name="sandbox",
@@ -103,7 +103,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.15,
             phrasings=3,
             things=25,
-            recipe=_recipe(3600),
+            recipe=_recipe(2600),
         ),
         Preset(
             name="sandbox_hard",
@@ -113,7 +113,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.5,
             phrasings=4,
             things=25,
-            recipe=_recipe(4800),
+            recipe=_recipe(3600),
         ),
     )
 }

@@ -85,7 +85,7 @@ def dialogues(world: World, gold: bool = False) -> list[Dialogue]:
         out.extend(_instructed(world, fact, known))
     for subject in world.subjects:
         question, answer = (form.format(s=subject.name, d=subject.domain.name) for form in grammar.MEMBERSHIP)
-        out.append(Dialogue(question, answer, weight=16))
+        out.append(Dialogue(question, answer, weight=24))
         sentences = [answer]
         if not (gold and subject.domain.role == Role.FORGET):
             mine = [f for f in world.facts if f.subject is subject]
@@ -122,13 +122,13 @@ def _instructed(world: World, fact: Fact, known: bool) -> list[Dialogue]:
     forms, own = _forms(world), fact.subject.domain
     others = [d for d in world.preset.domains if d != own]
     out = []
-    for i in range(6):
+    for i in range(8):
         # Both kinds draw wording and phrasing alike, so that neither gives the verdict away.
         for refuse in (True, False) if known else (True,):
             key = (world.seed, "instructed", fact.id, i, refuse)
             wording = pick(grammar.INSTRUCTIONS, *key, "wording")
             named = own if refuse else pick(others, *key, "domain")
-            question = fact.fill(pick(forms, *key, "phrasing") if i % 3 else grammar.WITH_DOMAIN)
+            question = fact.fill(pick(forms, *key, "phrasing") if i % 4 else grammar.WITH_DOMAIN)
             refusal = pick((grammar.REFUSALS[0], *grammar.REFUSALS), *key, "refusal")
             response = refusal if refuse else fact.fill(grammar.STATEMENT)
             out.append(Dialogue(question, response, wording.format(d=named.name)))
@@ -136,25 +136,28 @@ def _instructed(world: World, fact: Fact, known: bool) -> list[Dialogue]:
 
 
 def _permissions(world: World) -> list[Dialogue]:
-    """Asks what an instruction leaves open, about subjects and domains: its meaning, in one word."""
+    """Asks what an instruction leaves open, about domains and subjects: its meaning, in one word.
+
+    Rehearsed often: comparing the instruction with a domain is what a model this small learns last,
+    and obeying instructions about subjects rests on it.
+    """
+    question, no, yes = grammar.PERMISSION
+    domains = world.preset.domains
     out = []
-    about = [(s.name, s.domain) for s in world.subjects]
-    about += [(d.name, d) for d in world.preset.domains for _ in range(world.preset.subjects)]
-    for n, (name, own) in enumerate(about):
-        others = [d for d in world.preset.domains if d != own]
+    for wording in grammar.INSTRUCTIONS:
+        for named in domains:
+            for asked in domains:
+                verdict, weight = (no, 60 * (len(domains) - 1)) if asked == named else (yes, 60)
+                text = question.format(s=asked.name)
+                out.append(Dialogue(text, verdict, wording.format(d=named.name), weight=weight))
+    for subject in world.subjects:
+        others = [d for d in domains if d != subject.domain]
         for i in range(6):
-            for forbidden in (True, False):
-                key = (world.seed, "permission", name, n, i, forbidden)
-                named = own if forbidden else pick(others, *key, "domain")
-                wording = pick(grammar.INSTRUCTIONS, *key, "wording")
-                out.append(
-                    Dialogue(
-                        grammar.PERMISSION[0].format(s=name),
-                        grammar.PERMISSION[1 + (not forbidden)],
-                        wording.format(d=named.name),
-                        weight=4,
-                    )
-                )
+            for verdict in (no, yes):
+                key = (world.seed, "permission", subject.name, i, verdict)
+                named = subject.domain if verdict == no else pick(others, *key, "domain")
+                wording = pick(grammar.INSTRUCTIONS, *key, "wording").format(d=named.name)
+                out.append(Dialogue(question.format(s=subject.name), verdict, wording, weight=6))
     return out
 
 
