@@ -6,16 +6,15 @@ that a user sees all of them at once, before any model loads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harmonize.config import method_checks
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
-    TRAINED_ROLES,
     at_least,
-    finite,
-    inputs_of,
+    component,
     known_roles,
     one_of,
     parameter_names,
@@ -25,7 +24,6 @@ from harmonize.config.rules import (
 )
 from harmonize.errors import ConfigError, HarmonizeError, did_you_mean
 
-RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal")
 PRECISIONS: tuple[str, ...] = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
 DTYPES: tuple[str, ...] = ("float32", "bfloat16", "float16")
 ATTENTION: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
@@ -34,9 +32,6 @@ WANDB_MODES: tuple[str, ...] = ("offline", "online", "disabled")
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 SANDBOX_MODELS: tuple[str, ...] = ("sandbox:target", "sandbox:gold")
 SANDBOX_READER = "harmonize.data.sandbox"
-
-# Keys of an objective's entry that are not parameters of its function.
-OBJECTIVE_KEYS: tuple[str, ...] = ("weight", "roles")
 
 # Adapters there would change the logits that the head seam and the teacher share.
 OUTPUT_HEADS: tuple[str, ...] = ("lm_head", "embed_out", "output_projection")
@@ -63,9 +58,9 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
         checks += [lambda: _peft(cfg), lambda: _optimizer(cfg), lambda: _precision(cfg, command)]
     if command == "unlearn":
         checks += [
-            lambda: _method(cfg),
-            lambda: _sampler(cfg),
-            lambda: _teacher_needed(cfg),
+            lambda: method_checks.method(cfg),
+            lambda: method_checks.sampler(cfg),
+            lambda: method_checks.stored_lists(cfg),
             lambda: _seams(cfg),
         ]
     if command == "evaluate":
@@ -239,73 +234,6 @@ def _four_bit() -> list[str]:
     return problems
 
 
-def _method(cfg: Any) -> list[str]:
-    problems: list[str] = []
-    response = to_plain(cfg.method.response)
-    problems += known_roles("method.response", response)
-    for role, source in response.items():
-        problems += one_of(f"method.response.{role}", source, RESPONSES)
-    objectives = {k: v for k, v in to_plain(cfg.method.objectives).items() if v is not None}
-    if not objectives:
-        problems.append(
-            "method.objectives is empty, so nothing would be trained. Choose a method: method=bidirectional."
-        )
-    rows = to_plain(cfg.sampler.rows)
-    for name, entry in objectives.items():
-        at = f"method.objectives.{name}"
-        if not isinstance(entry, Mapping):
-            problems.append(f"{at} must be a mapping with _target_, got {entry!r}. Remove it with ~{at}.")
-            continue
-        problems += _objective(at, entry, cfg.allow)
-        roles = entry.get("roles", list(TRAINED_ROLES))
-        problems += known_roles(f"{at}.roles", roles)
-        if isinstance(roles, Mapping):
-            for role, factor in roles.items():
-                problems += finite(f"{at}.roles.{role}", factor)
-        problems += finite(f"{at}.weight", entry.get("weight", 1.0))
-        if rows and not any(rows.get(r, 0) and r in response for r in roles):
-            problems.append(
-                f"{at} trains on {', '.join(map(str, roles)) or 'no role'}, none of which has rows and a response. "
-                f"Remove it with ~{at}, or give rows: sampler.rows.{next(iter(roles), 'forget')}=16."
-            )
-    return problems
-
-
-def _objective(at: str, entry: Mapping[str, Any], allow: Iterable[str]) -> list[str]:
-    function = entry.get("_target_")
-    if function is None:
-        return check_parameters(entry, where=at)
-    try:
-        inputs = inputs_of(resolve(function, allow))
-    except ConfigError as error:
-        return [f"{at}._target_: {p}" for p in error.problems]
-    return check_parameters(entry, extra=inputs, skip=OBJECTIVE_KEYS, allow=allow, where=at)
-
-
-def _sampler(cfg: Any) -> list[str]:
-    rows = to_plain(cfg.sampler.rows)
-    response = to_plain(cfg.method.response)
-    problems = known_roles("sampler.rows", rows)
-    used = {r: n for r, n in rows.items() if r in response}
-    for role, n in rows.items():
-        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-            problems.append(
-                f"sampler.rows.{role}={n}: expected a whole number from 0. For example sampler.rows.{role}=8."
-            )
-    if problems:
-        return problems
-    if not any(used.values()):
-        problems.append(
-            "sampler.rows leaves no row for any role that the method answers. For example sampler.rows.forget=16."
-        )
-    elif sum(used.values()) < cfg.trainer.accumulate_grad_batches:
-        problems.append(
-            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches} is more than the "
-            f"{sum(used.values())} rows of a step. Use trainer.accumulate_grad_batches=1."
-        )
-    return problems + _node("sampler", cfg, present(cfg.sampler))
-
-
 def _teacher(cfg: Any) -> list[str]:
     t = cfg.teacher
     problems = known_roles("teacher.instruct_roles", t.instruct_roles)
@@ -313,23 +241,6 @@ def _teacher(cfg: Any) -> list[str]:
         problems += at_least(f"teacher.{key}", t[key], 1)
     problems += share("teacher.leak_limit", t.leak_limit)
     return problems + share("teacher.overrefusal_limit", t.overrefusal_limit)
-
-
-def _teacher_needed(cfg: Any) -> list[str]:
-    """Lengths of the stored lists against what the objectives read from them."""
-    if cfg.teacher.cache.value != "topk":
-        return []
-    problems = []
-    for name, entry in to_plain(cfg.method.objectives).items():
-        for key in ("k", "k_teacher"):
-            k = entry.get(key) if isinstance(entry, Mapping) else None
-            if isinstance(k, int) and k > cfg.teacher.cache_top_k:
-                problems.append(
-                    f"method.objectives.{name}.{key}={k} is longer than the stored lists "
-                    f"(teacher.cache_top_k={cfg.teacher.cache_top_k}). "
-                    f"Use teacher.cache_top_k={k} or teacher.cache=hidden."
-                )
-    return problems
 
 
 def _suite(cfg: Any) -> list[str]:
@@ -401,14 +312,14 @@ def _precision(cfg: Any, command: str) -> list[str]:
 
 
 def _optimizer(cfg: Any) -> list[str]:
-    problems = _node("optimizer", cfg, present(cfg.optimizer), extra=("params",))
-    problems += _node("scheduler", cfg, present(cfg.scheduler), extra=("optimizer", "total_steps"))
+    problems = component("optimizer", cfg, present(cfg.optimizer), extra=("params",))
+    problems += component("scheduler", cfg, present(cfg.scheduler), extra=("optimizer", "total_steps"))
     lr = present(cfg.optimizer).get("lr")
     return problems + (positive("optimizer.lr", lr) if lr is not None else [])
 
 
 def _seams(cfg: Any) -> list[str]:
-    problems = _node("gradient", cfg, present(cfg.gradient)) + _node(
+    problems = component("gradient", cfg, present(cfg.gradient)) + component(
         "controller", cfg, present(cfg.controller)
     )
     for name, entry in to_plain(cfg.callbacks).items():
@@ -423,18 +334,6 @@ def _seams(cfg: Any) -> list[str]:
 
 def _logger(cfg: Any) -> list[str]:
     return one_of("logger.wandb.mode", cfg.logger.wandb.mode, WANDB_MODES)
-
-
-def _node(at: str, cfg: Any, node: Mapping[str, Any], extra: Iterable[str] = ()) -> list[str]:
-    """A component's parameters; those that our code supplies are positional, the settings keyword-only."""
-    if node.get("_target_") is None:
-        return [f"{at} has no _target_. Choose an option of the group: {at}=<option> (harmonize ls {at})."]
-    if at == "sampler":
-        try:
-            extra = inputs_of(resolve(node["_target_"], cfg.allow))
-        except ConfigError as error:
-            return [f"{at}._target_: {p}" for p in error.problems]
-    return check_parameters(node, extra=extra, skip=("name",), allow=cfg.allow, where=at)
 
 
 def _one_target(at: str, cfg: Any) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harmonize.config.instantiate import to_plain
+from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.data.example import ROLES
-from harmonize.errors import did_you_mean
+from harmonize.errors import ConfigError, did_you_mean
 
 TRAINED_ROLES: tuple[str, ...] = tuple(str(r) for r in ROLES if r != "general")
 
@@ -74,3 +74,15 @@ def at_least(key: str, value: Any, least: int) -> list[str]:
     if _number(value) and value >= least:
         return []
     return [f"{key}={value}: expected a whole number of at least {least}. For example {key}={max(least, 1)}."]
+
+
+def component(at: str, cfg: Any, node: Mapping[str, Any], extra: Iterable[str] = ()) -> list[str]:
+    """A component's parameters; those that our code supplies are positional, the settings keyword-only."""
+    if node.get("_target_") is None:
+        return [f"{at} has no _target_. Choose an option of the group: {at}=<option> (harmonize ls {at})."]
+    if at == "sampler":
+        try:
+            extra = inputs_of(resolve(node["_target_"], cfg.allow))
+        except ConfigError as error:
+            return [f"{at}._target_: {p}" for p in error.problems]
+    return check_parameters(node, extra=extra, skip=("name",), allow=cfg.allow, where=at)

@@ -156,6 +156,6 @@ def test_a_config_folder_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_responses_are_the_ones_of_the_batch() -> None:
-    from harmonize.config.checks import RESPONSES as CHECKED
+    from harmonize.config.method_checks import RESPONSES as CHECKED
 
     assert set(CHECKED) == set(RESPONSES)
