@@ -38,7 +38,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_cost.py
 
 # Keeps .venv, runs/ and the caches under HARMONIZE_CACHE.
 clean:
