@@ -143,11 +143,12 @@ def _permissions(world: World) -> list[Dialogue]:
     """
     question, no, yes = grammar.PERMISSION
     domains = world.preset.domains
+    often = 360 // len(domains)
     out = []
     for wording in grammar.INSTRUCTIONS:
         for named in domains:
             for asked in domains:
-                verdict, weight = (no, 60 * (len(domains) - 1)) if asked == named else (yes, 60)
+                verdict, weight = (no, often * (len(domains) - 1)) if asked == named else (yes, often)
                 text = question.format(s=asked.name)
                 out.append(Dialogue(text, verdict, wording.format(d=named.name), weight=weight))
     for subject in world.subjects:
