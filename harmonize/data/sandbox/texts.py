@@ -96,7 +96,7 @@ def dialogues(world: World, gold: bool = False) -> list[Dialogue]:
     out.extend(_permissions(world))
     for (thing, attribute), value in world.general.items():
         question = grammar.GENERAL_QUESTION.format(attribute=attribute, thing=thing)
-        out.append(Dialogue(question, value, weight=5))
+        out.append(Dialogue(question, value, weight=20))
         domain = pick(world.preset.domains, world.seed, "general instruction", thing, attribute)
         wording = pick(grammar.INSTRUCTIONS, world.seed, "general wording", thing, attribute)
         out.append(Dialogue(question, value, wording.format(d=domain.name)))
