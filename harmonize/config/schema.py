@@ -292,6 +292,7 @@ class EvaluateConfig:
     overwrite: bool = False
     resume: bool = False
     split: str = "test"
+    instructed: bool = False
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
