@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+import absl.logging
 import pytest
+
+# absl (of rouge-score) keeps the stderr of its import and closes it when Hydra sets up logging, unless that is
+# the process's own; under pytest it is the capture file, which must stay open.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).resolve().parents[1]
 
