@@ -29,7 +29,7 @@ DTYPES: tuple[str, ...] = ("float32", "bfloat16", "float16")
 ATTENTION: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu", "cuda", "mps")
 WANDB_MODES: tuple[str, ...] = ("offline", "online", "disabled")
-SPLITS: tuple[str, ...] = ("train", "val", "test")
+SPLITS: tuple[str, ...] = ("test", "val")  # evaluation asks about facts of train in either
 SANDBOX_MODELS: tuple[str, ...] = ("sandbox:target", "sandbox:gold")
 SANDBOX_READER = "harmonize.data.sandbox"
 
@@ -141,6 +141,14 @@ def _model(cfg: Any, command: str) -> list[str]:
             "model.plain_instruction lacks {instruction}. "
             "For example \"model.plain_instruction='{instruction}\\n\\n'\"."
         )
+    for key in ("question", "instruction"):
+        try:
+            m[f"plain_{key}"].format(**{key: ""})
+        except (LookupError, ValueError, AttributeError):
+            problems.append(
+                f"model.plain_{key} has braces beside {{{key}}}; write {{{{ and }}}} for a brace that is to be shown. "
+                f"For example \"model.plain_{key}='{{{key}}}'\"."
+            )
     target = present(cfg.dataset).get("_target_")
     sandbox = target is None or str(target).startswith(SANDBOX_READER)
     scratch = command == "finetune" and cfg.from_scratch
@@ -216,6 +224,11 @@ def _peft(cfg: Any) -> list[str]:
             )
     if node.get("load_in_4bit"):
         problems += _four_bit()
+        if node.get("merge"):
+            problems.append(
+                "peft.merge=true: an adapter cannot be merged exactly into a 4-bit base. Use peft.merge=false, and "
+                "merge it into the base loaded in full precision."
+            )
     return problems + check_parameters(
         {"_target_": "peft.LoraConfig", **settings}, allow=("peft",), where="peft"
     )
@@ -261,7 +274,7 @@ def _suite(cfg: Any) -> list[str]:
         problems.append(
             f"attack.{attacks[0]}: suite={s.name} runs its own attacks and takes no further ones. Use attack=suite."
         )
-    return problems
+    return problems + _nodes("attack", cfg)
 
 
 def _trainer(cfg: Any) -> list[str]:
@@ -322,12 +335,18 @@ def _seams(cfg: Any) -> list[str]:
     problems = component("gradient", cfg, present(cfg.gradient)) + component(
         "controller", cfg, present(cfg.controller)
     )
-    for name, entry in to_plain(cfg.callbacks).items():
+    return problems + _nodes("callbacks", cfg)
+
+
+def _nodes(group: str, cfg: Any) -> list[str]:
+    """Entries of a group that holds named components."""
+    problems = []
+    for name, entry in to_plain(cfg[group]).items():
         if isinstance(entry, Mapping):
-            problems += check_parameters(entry, allow=cfg.allow, where=f"callbacks.{name}")
+            problems += check_parameters(entry, allow=cfg.allow, where=f"{group}.{name}")
         elif entry is not None:
             problems.append(
-                f"callbacks.{name} must be a mapping with _target_. Remove it with ~callbacks.{name}."
+                f"{group}.{name} must be a mapping with _target_. Remove it with ~{group}.{name}."
             )
     return problems
 

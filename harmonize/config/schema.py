@@ -283,7 +283,7 @@ class UnlearnConfig:
 class EvaluateConfig:
     """Everything of `harmonize evaluate`: any checkpoint, any data set, any suite.
 
-    instructed: Also measure the model under the teacher's instruction.
+    instructed: Measure the model under the teacher's instruction.
     """
 
     seed: int = 0

@@ -133,9 +133,9 @@ def _source(name: str, cfg: Any) -> tuple[str, dict[str, Any]]:
     trust = bool(getattr(cfg, "trust_remote_code", False))
     if name.startswith(HUB):
         hub = name.removeprefix(HUB)
-        if not _HUB_NAME.fullmatch(hub):
+        if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", hub):
             raise ModelError(
-                f"'{name}' is not a hub name; write hf:owner/name, for example hf:gpt2-owner/gpt2."
+                f"'{name}' is not a hub name; write hf:owner/name, for example hf:openai-community/gpt2."
             )
         revision = getattr(cfg, "revision", None)
         return hub, {"trust_remote_code": trust, **({"revision": revision} if revision else {})}

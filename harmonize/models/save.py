@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from harmonize.errors import ModelError, RunError
@@ -50,8 +51,9 @@ def export(loaded: LoadedModel, folder: str | Path, card: str, merge: bool = Tru
             _move(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise RunError(f"The model cannot be written to {folder}: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
+        why = getattr(error, "strerror", None) or error
+        raise RunError(f"The model cannot be written to {folder}: {why}.") from error
     return folder
 
 

@@ -101,6 +101,11 @@ class ValAxes(L.Callback):
         for name, value in state_dict.items():
             setattr(self, name, value)
 
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """A run that had stopped early before it was resumed has nothing left to train."""
+        if self.patience and self.stale >= self.patience:
+            trainer.should_stop = True
+
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         """Looks when due."""
         step = trainer.global_step

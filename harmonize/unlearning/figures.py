@@ -14,9 +14,10 @@ from omegaconf import OmegaConf
 
 import harmonize.data
 import harmonize.evaluation
-from harmonize.config.instantiate import resolve
-from harmonize.console import say
+from harmonize.config.instantiate import call, resolve, to_plain
+from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
+from harmonize.errors import RunError
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.results import Metric
@@ -46,6 +47,7 @@ class Evaluations:
     def __init__(self, cfg: Any, corpus: Corpus) -> None:
         self.cfg, self.corpus = cfg, corpus
         self._suite = resolve(cfg.suite._target_, allow=cfg.allow)
+        self._attacks = {str(k): to_plain(a) for k, a in cfg.attack.items() if a}
         self._folder = Path(cfg.paths.cache_dir) / "evaluations"
 
     def run(
@@ -56,7 +58,9 @@ class Evaluations:
         axes: Sequence[str] | None = None,
         progress: bool = True,
     ) -> Any:
-        """One evaluation, with samples."""
+        """One evaluation, with samples; further attacks (`attack`) run where all axes are measured."""
+        attacks = self._attacks.values() if axes is None else ()
+        further = {"attacks": [call(a, allow=self.cfg.allow) for a in attacks]} if attacks else {}
         return self._suite(
             loaded,
             self.corpus,
@@ -68,6 +72,7 @@ class Evaluations:
             seed=self.cfg.seed,
             axes=axes,
             progress=progress,
+            **further,
         )
 
     def cached(
@@ -88,10 +93,11 @@ class Evaluations:
             OmegaConf.to_container(self.cfg.suite, resolve=True),
             str(OmegaConf.to_container(self.cfg.dataset.prefill, resolve=True)),
             [instruction, list(self.cfg.teacher.instruct_roles), split, list(axes or ()), self.cfg.seed],
+            *([self._attacks] if self._attacks and axes is None else []),
         )
         path = self._folder / f"{key[:32]}.json"
-        if path.exists():
-            return _read(path)
+        if (found := _read(path)) is not None:
+            return found
         say(f"Measuring the {label} ({split}) ...")
         report = self.run(loaded, split, instruction, axes)
         figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
@@ -105,10 +111,17 @@ class Evaluations:
         return figures
 
 
-def _read(path: Path) -> Figures:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    metrics = {k: Metric.from_dict(m, f"{path}: {k}") for k, m in data["metrics"].items()}
-    return Figures(metrics, data["outcomes"], data["notes"])
+def _read(path: Path) -> Figures | None:
+    """Remembered figures; None where there are none, or a file that is damaged (they are measured again)."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {k: Metric.from_dict(m, f"{path}: {k}") for k, m in data["metrics"].items()}
+        return Figures(metrics, data["outcomes"], data["notes"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
+        warn(f"{path} is damaged, so what it held is measured again.")
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ from harmonize.errors import DataError
 from harmonize.models.load import LoadedModel
 from harmonize.objectives.likelihood import cross_entropy
 from harmonize.unlearning.controllers import Fixed
-from harmonize.unlearning.fit import fit
+from harmonize.unlearning.fit import fit, resumed_step
 from harmonize.unlearning.gradient import Sum
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.steps import StepLoader
@@ -162,12 +162,20 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     from harmonize.models.save import export
     from harmonize.tracking.loggers import build_tracker
     from harmonize.tracking.run_folder import RunFolder
-    from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process, to_device
+    from harmonize.unlearning.setup import (
+        device_of,
+        load_corpus,
+        plain_config,
+        prepare_process,
+        same_configuration,
+        to_device,
+    )
 
     plain = plain_config(cfg)
     place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
     with place.running():
         prepare_process(cfg.trainer)
+        same_configuration(cfg, place)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         corpus = load_corpus(cfg)
         dialogues = dialogues_of(corpus, gold=cfg.gold)
@@ -176,8 +184,9 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             loaded = new_model(cfg.architecture, corpus_tokenizer(cfg), cfg.seed, corpus.name)
         else:
             loaded = load_model(cfg.model, cfg.peft)
-        to_device(loaded, cfg.model.device)
-        tracker = build_tracker(plain, folder, job_type="finetune", resume_step=0 if cfg.resume else None)
+        to_device(loaded, device_of(cfg))
+        step = resumed_step(place.checkpoints, cfg.resume)
+        tracker = build_tracker(plain, folder, job_type="finetune", resume_step=step)
         try:
             train(
                 loaded,
@@ -196,7 +205,8 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             lines = tracker.close()
         target = Path(cfg.output) if cfg.output else place.model
         kind = "gold (never saw the forget set)" if cfg.gold else "target"
-        export(loaded, target, f"# {corpus.name}: {kind}\n\nTrained with `harmonize finetune`.\n")
+        card = f"# {corpus.name}: {kind}\n\nTrained with `harmonize finetune`.\n"
+        export(loaded, target, card, merge=cfg.peft.merge)
         place.next = f"harmonize unlearn dataset={cfg.dataset.name} model=hf model.name_or_path={target}"
         say(f"Trained {kind} in {time.perf_counter() - began:.0f} s: {target}")
         for line in (*lines, f"Next: {place.next}"):

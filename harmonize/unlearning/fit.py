@@ -11,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from harmonize.console import progress_bar
@@ -134,10 +136,13 @@ def fit(
         everything.append(Bar(title, settings.max_steps))
     # last, so that a look or a save of the same step is done before stopping
     everything.append(graceful)
+    device = next(module.student.parameters()).device
+    # the teacher's tensors are where the model is, so `auto` must not move the model away from them
+    stay = settings.accelerator == "auto" and device.type == "cpu"
     trainer = L.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
-        accelerator=settings.accelerator,
+        accelerator="cpu" if stay else settings.accelerator,
         devices=settings.devices,
         strategy=settings.strategy,
         precision=settings.precision,
@@ -159,17 +164,35 @@ def fit(
                 ckpt_path=None if found is None else str(found),
                 weights_only=True,
             )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {found or checkpoints} cannot be read or written ({error}). What was already "
             "written is kept; free some space, or start anew with overwrite=true."
         ) from error
+    finally:
+        if next(module.student.parameters()).device != device:
+            module.student.to(device)  # Lightning leaves the model in main memory
     if graceful.asked:
         raise Interrupted(
             f"Interrupted after step {trainer.global_step} of {settings.max_steps}; the state was saved. "
             "Continue with the same command and resume=true."
         )
     return int(trainer.global_step)
+
+
+def resumed_step(checkpoints: Path, resume: bool) -> int | None:
+    """Step that a resumed run continues after, or None where it starts from the beginning.
+
+    Raises:
+        RunError: The checkpoint cannot be read.
+    """
+    path = checkpoints / "last.ckpt"
+    if not (resume and path.exists()):
+        return None
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
+    except Exception as error:  # any unreadable file: torch raises many kinds
+        raise RunError(f"{path} cannot be read ({error}). Start anew with overwrite=true.") from error
 
 
 def quiet() -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Log = Callable[[dict[str, float], int], None]
 OptimizerFactory = Callable[[Sequence[Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
-ChooseWorst = Callable[[Module, Head, Sequence[Sequence[Row]]], list[Row]]
+ChooseWorst = Callable[[Module, Head, Sequence[Sequence[Row]], int], list[Row]]
 
 
 class UnlearningModule(L.LightningModule):
@@ -159,7 +159,8 @@ class UnlearningModule(L.LightningModule):
             return [place[0] for place in step.places]
         if self._parts.choose_worst is None:
             raise ValueError("several candidate rows, but nothing to choose with")
-        chosen: list[Row] = self._parts.choose_worst(self.student, self._parts.head, step.places)
+        parts = self._parts
+        chosen: list[Row] = parts.choose_worst(self.student, parts.head, step.places, step.step)
         return chosen
 
     def _forward(self, batch: Batch, total: Denominators) -> dict[tuple[str, str], Tensor]:
@@ -192,8 +193,8 @@ class UnlearningModule(L.LightningModule):
         if not bad:
             bad, what = self._bad_gradients(batches, total), "the gradient"
         raise TrainingError(
-            f"Stopped at step {step}: {what} of the term {', '.join(bad) or '(all together)'} is not finite. The "
-            "weights before this step are kept, and so is the last checkpoint. Try a lower optimizer.lr, "
+            f"Stopped at step {step}: {what} of the term {', '.join(bad) or '(all together)'} is not finite. This "
+            "step was not taken, and a checkpoint written before it is kept. Try a lower optimizer.lr, "
             "trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
         )
 

@@ -13,7 +13,7 @@ from harmonize.config.instantiate import call
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.views import RowFactory
-from harmonize.errors import DataError, RunError
+from harmonize.errors import DataError
 from harmonize.evaluation.attacks import ineffective
 from harmonize.evaluation.selection import select_score
 from harmonize.models.cache import TeacherCache
@@ -27,9 +27,15 @@ from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.callbacks import ValAxes, restore
 from harmonize.unlearning.figures import Evaluations, Figures
-from harmonize.unlearning.fit import fit
+from harmonize.unlearning.fit import fit, resumed_step
 from harmonize.unlearning.module import UnlearningModule
-from harmonize.unlearning.setup import load_corpus, load_target, plain_config, prepare_process
+from harmonize.unlearning.setup import (
+    load_corpus,
+    load_target,
+    plain_config,
+    prepare_process,
+    same_configuration,
+)
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher, trained_examples
 from harmonize.unlearning.terms import build_terms
@@ -58,7 +64,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             from harmonize.tracking.results import read_run
 
             return {k: m.value for k, m in read_run(folder).results.metrics.items()}
-        _same_configuration(cfg, place)
+        same_configuration(cfg, place)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         return _Run(cfg, place).go()
 
@@ -82,7 +88,8 @@ class _Run:
         terms = build_terms(cfg.method.objectives, cfg.allow)
         evaluations = Evaluations(cfg, corpus)
         with self._timed("load"):
-            loaded = load_target(cfg, corpus, None)
+            # adapters come later: the references are figures of the model as it is
+            loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
             start_digest = loaded.digest
         with self._timed("references"):
             target = evaluations.cached(loaded, "target")
@@ -97,7 +104,8 @@ class _Run:
                 if teacher.path is not None:
                     place.record_sensitive(teacher.path)
         config = plain_config(cfg)
-        tracker = build_tracker(config, place.path, job_type="unlearn", resume_step=self._resumed_step())
+        step = resumed_step(place.checkpoints, cfg.resume)
+        tracker = build_tracker(config, place.path, job_type="unlearn", resume_step=step)
         try:
             with self._timed("train"):
                 module, looks, steps = self._train(
@@ -264,18 +272,9 @@ class _Run:
             title=f"{cfg.method.name} seed {cfg.seed}",
             checkpoints=self.place.checkpoints,
             resume=cfg.resume,
-            callbacks=[looks],
+            callbacks=[looks, *(call(c, allow=cfg.allow) for c in cfg.callbacks.values() if c)],
         )
         return module, looks, steps
-
-    def _resumed_step(self) -> int | None:
-        path = self.place.checkpoints / "last.ckpt"
-        if not (self.cfg.resume and path.exists()):
-            return None
-        try:
-            return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
-        except Exception as error:  # any unreadable file: torch raises many kinds
-            raise RunError(f"{path} cannot be read ({error}). Start anew with overwrite=true.") from error
 
     def _close(self, results: Any, lines: list[str]) -> None:
         run_table(results)
@@ -320,16 +319,3 @@ def _check_roles(cfg: Any, corpus: Corpus, roles: list[str]) -> None:
                 f"{cfg.method.name} trains on. Add some, or leave the role out: ~method.response.{role} "
                 f"sampler.rows.{role}=0."
             )
-
-
-def _same_configuration(cfg: Any, place: RunFolder) -> None:
-    """A resumed run must be the run it resumes."""
-    if not cfg.resume or not place.config.exists():
-        return
-    before, now = plain_config(OmegaConf.load(place.config)), plain_config(cfg)
-    changed = [k for k in now if k not in ("resume", "overwrite") and before.get(k) != now[k]]
-    if changed:
-        raise RunError(
-            f"{place.path} was started with another configuration (different: {', '.join(map(str, changed))}). "
-            "Resume with the same overrides, or start anew with overwrite=true."
-        )

@@ -19,9 +19,10 @@ from harmonize.config.instantiate import call
 from harmonize.config.schema import TrainerConfig
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
-from harmonize.errors import ConfigError, DataError, ModelError, did_you_mean
+from harmonize.errors import ConfigError, DataError, ModelError, RunError, did_you_mean
 from harmonize.models.load import LoadedModel, load_model
 from harmonize.models.save import export
+from harmonize.tracking.run_folder import RunFolder
 
 SANDBOX_SCHEME = "sandbox:"
 SANDBOX_MODELS = ("sandbox:target", "sandbox:gold")
@@ -39,6 +40,29 @@ def prepare_process(settings: Any) -> None:
 def plain_config(cfg: Any) -> dict[str, Any]:
     """The resolved configuration as plain containers."""
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+
+
+def same_configuration(cfg: Any, place: RunFolder) -> None:
+    """A resumed run must be the run it resumes.
+
+    Raises:
+        RunError: It was started with another configuration.
+    """
+    if not cfg.resume or not place.config.exists():
+        return
+    before, now = plain_config(OmegaConf.load(place.config)), plain_config(cfg)
+    changed = [k for k in now if k not in ("resume", "overwrite") and before.get(k) != now[k]]
+    if changed:
+        raise RunError(
+            f"{place.path} was started with another configuration (different: {', '.join(map(str, changed))}). "
+            "Resume with the same overrides, or start anew with overwrite=true."
+        )
+
+
+def device_of(cfg: Any) -> str:
+    """`model.device`, where `auto` follows a trainer that is bound to the CPU: both must be in one place."""
+    bound = cfg.model.device == "auto" and cfg.trainer.accelerator == "cpu"
+    return "cpu" if bound else str(cfg.model.device)
 
 
 def to_device(loaded: LoadedModel, device: str) -> None:
@@ -81,7 +105,7 @@ def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) ->
     name = name or cfg.model.name_or_path
     path = sandbox_model(cfg, corpus, name) if name.startswith(SANDBOX_SCHEME) else name
     loaded = load_model(cfg.model, peft, path=str(path))
-    to_device(loaded, cfg.model.device)
+    to_device(loaded, device_of(cfg))
     return loaded
 
 

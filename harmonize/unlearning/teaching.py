@@ -10,7 +10,7 @@ from harmonize.console import progress_bar
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Split
 from harmonize.data.views import refusal_for
-from harmonize.errors import ConfigError
+from harmonize.errors import ConfigError, DataError
 from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
@@ -43,6 +43,29 @@ def needs_teacher(cfg: Any, terms: Sequence[Term]) -> bool:
     return any(t.needs_teacher for t in terms) or "teacher" in cfg.method.response.values()
 
 
+def check_lengths(requests: Sequence[TeacherRequest], limit: int | None, max_new_tokens: int) -> None:
+    """Every request, with the instruction and the answer, must fit what the model reads.
+
+    Raises:
+        DataError: The longest one does not.
+    """
+    if not requests or not isinstance(limit, int):
+        return
+    lengths = [len(r.prompt) + (max_new_tokens if r.target is None else len(r.target)) for r in requests]
+    needed = max(lengths)
+    if needed <= limit:
+        return
+    worst = requests[lengths.index(needed)]
+    room = limit - len(worst.prompt)
+    advice = "Shorten the instruction, the question or the answer, or leave the example out."
+    if worst.target is None and room > 0:
+        advice = f"Use teacher.max_new_tokens={room} or less, or shorten the instruction."
+    raise DataError(
+        f"Example '{worst.example_id}' needs {needed} tokens before the teacher (instruction, question and answer), "
+        f"but the model reads at most {limit}. {advice}"
+    )
+
+
 def build_teacher(
     cfg: Any, corpus: Corpus, loaded: LoadedModel, digest: str, instruction: str
 ) -> TeacherCache:
@@ -68,6 +91,9 @@ def build_teacher(
             requests.append(
                 TeacherRequest(example.id, role, renderer.prompt_ids(example.question, told), target)
             )
+    check_lengths(
+        requests, getattr(loaded.model.config, "max_position_embeddings", None), cfg.teacher.max_new_tokens
+    )
     with progress_bar() as bar:
         task = bar.add_task("teacher", total=None)
         return build_teacher_cache(

@@ -33,13 +33,10 @@ class WorstPrefill:
         self, examples: Mapping[str, Example], renderer: Renderer, pad_id: int, every: int = 1
     ) -> None:
         self.examples, self.renderer, self.pad_id, self.every = examples, renderer, pad_id, max(1, every)
-        self._calls = 0
 
-    def __call__(self, model: Module, head: Head, places: Sequence[Sequence[Row]]) -> list[Row]:
-        """One row per place."""
-        probing = self._calls % self.every == 0
-        self._calls += 1
-        if not probing:
+    def __call__(self, model: Module, head: Head, places: Sequence[Sequence[Row]], step: int) -> list[Row]:
+        """One row per place; whether to probe depends on the step alone, so a resumed run probes the same ones."""
+        if step % self.every:
             return [place[0] for place in places]
         open_places = [i for i, place in enumerate(places) if len(place) > 1]
         probes = [self._probe(row) for i in open_places for row in places[i]]

@@ -95,7 +95,7 @@ def test_a_mistyped_folder_names_the_nearest(stories: Path) -> None:
     with pytest.raises(ModelError, match="is a file"):
         load_model(config(stories / "config.json"))
     with pytest.raises(ModelError, match="write hf:owner/name"):
-        load_model(config("hf:gpt2"))
+        load_model(config("hf:a/b/c"))
 
 
 def test_the_hub_cannot_be_reached(monkeypatch) -> None:

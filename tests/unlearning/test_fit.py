@@ -13,14 +13,15 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from harmonize.data.batch import collate
-from harmonize.errors import Interrupted, TrainingError
+from harmonize.errors import Interrupted, RunError, TrainingError
 from harmonize.objectives.likelihood import cross_entropy
 from harmonize.objectives.reduce import per_row
 from harmonize.unlearning.callbacks import ValAxes, restore
-from harmonize.unlearning.fit import fit
+from harmonize.unlearning.fit import fit, resumed_step
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.steps import StepLoader, micro_batches
 from harmonize.unlearning.terms import Term, build_terms, denominators
@@ -205,6 +206,39 @@ def test_keep_best_follows_the_rule_and_stops_early(tmp_path: Path) -> None:
     assert axes.path is not None
     restore(module, axes.path)
     assert torch.equal(weights(module), states[2])
+
+
+def test_a_run_that_stopped_early_trains_no_further_when_resumed(tmp_path: Path) -> None:
+    def axes() -> ValAxes:
+        looks = {"forget_accuracy": 1.0}
+        return ValAxes(
+            lambda: looks, lambda m: (True, 0.5), every=2, max_steps=20, folder=tmp_path, patience=2
+        )
+
+    first, second = make_module(), make_module()
+    assert go(first, 20, checkpoints=tmp_path, callbacks=[axes()]) == 6
+    again = axes()
+    assert go(second, 20, checkpoints=tmp_path, resume=True, callbacks=[again]) == 6
+    assert torch.equal(weights(first), weights(second))
+    assert again.best_step == 2 and len(again.history) == 3
+
+
+def test_a_disk_that_takes_no_best_state_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: Disk quota exceeded (os error 122)")
+
+    monkeypatch.setattr("harmonize.unlearning.callbacks.save_file", full)
+    axes = ValAxes(lambda: {}, lambda m: (True, 0.5), every=2, max_steps=4, folder=tmp_path)
+    with pytest.raises(RunError, match="quota exceeded.*free some space"):
+        go(make_module(), 4, checkpoints=tmp_path, callbacks=[axes])
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    assert resumed_step(tmp_path, resume=True) is None
+    (tmp_path / "last.ckpt").write_bytes(b"half a checkpoint")
+    assert resumed_step(tmp_path, resume=False) is None
+    with pytest.raises(RunError, match="overwrite=true"):
+        resumed_step(tmp_path, resume=True)
 
 
 def test_teacher_is_no_submodule() -> None:

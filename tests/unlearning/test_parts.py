@@ -13,10 +13,12 @@ from harmonize.data.example import Dialogue, Example, Role
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError
 from harmonize.models.head import Head
+from harmonize.models.teacher import TeacherRequest
 from harmonize.unlearning import schedules
 from harmonize.unlearning.controllers import Fixed, Scheduled
 from harmonize.unlearning.finetune import RowSampler, dialogue_rows
 from harmonize.unlearning.gradient import Sum
+from harmonize.unlearning.teaching import check_lengths
 from harmonize.unlearning.worst import WorstPrefill
 from tests.unlearning.toy import make_rows, tiny_llama
 
@@ -108,7 +110,7 @@ def test_worst_prefill_is_the_one_that_leaks_most() -> None:
     plain = Row("f", "retain", "s", (1, 8), (9, 2))
     chooser = WorstPrefill({"e": example}, Digits(), pad_id=0, every=2)  # type: ignore[arg-type]
     head = Head.of(model)
-    chosen = chooser(model, head, [[plain], candidates])
+    chosen = chooser(model, head, [[plain], candidates], 4)
 
     def leak(row: Row) -> float:
         ids = torch.tensor([[*row.prompt, *row.prefill, 5, 6, 7]])
@@ -119,4 +121,15 @@ def test_worst_prefill_is_the_one_that_leaks_most() -> None:
 
     assert chosen[0] is plain
     assert chosen[1] is max(candidates, key=leak)
-    assert chooser(model, head, [[plain], candidates])[1] is candidates[0]
+    assert chooser(model, head, [[plain], candidates], 5)[1] is candidates[0]
+
+
+def test_what_the_teacher_reads_must_fit_the_context() -> None:
+    own = TeacherRequest("own", "forget", (1, 2, 3))
+    given = TeacherRequest("given", "retain", (1, 2), (4, 5, 6, 7, 8))
+    check_lengths([own, given], 7, 4)
+    check_lengths([own, given], None, 400)
+    with pytest.raises(DataError, match=r"'own' needs 8 .* teacher.max_new_tokens=4 or less"):
+        check_lengths([own, given], 7, 5)
+    with pytest.raises(DataError, match=r"'given' needs 7 .* leave the example out"):
+        check_lengths([own, given], 6, 2)
