@@ -96,6 +96,8 @@ class _Run:
             target_val = evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
             teacher_figures = self._teacher_figures(evaluations, loaded, corpus, terms)
             gold = self._gold(evaluations, corpus)
+        # adapters start from the seed, whether or not a sandbox model was made on the way here
+        torch.manual_seed(cfg.seed)
         loaded.model = apply_peft(loaded.model, cfg.peft)
         teacher: TeacherCache | None = None
         with self._timed("teacher"):

@@ -229,7 +229,7 @@ def test_a_disk_that_takes_no_best_state_is_told(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("harmonize.unlearning.callbacks.save_file", full)
     axes = ValAxes(lambda: {}, lambda m: (True, 0.5), every=2, max_steps=4, folder=tmp_path)
-    with pytest.raises(RunError, match="quota exceeded.*free some space"):
+    with pytest.raises(RunError, match=r"quota exceeded.*free some space"):
         go(make_module(), 4, checkpoints=tmp_path, callbacks=[axes])
 
 
