@@ -92,6 +92,11 @@ def _run(cfg: Any, multirun: bool) -> list[str]:
             f"trainer.devices={devices} in a sweep that runs in one process would start the sweep again on every "
             "device. Use trainer.devices=1, or a launcher with a process per job: hydra/launcher=submitit_local."
         )
+    elif devices > 1:
+        problems.append(
+            f"trainer.devices={devices}: a run trains on one device so far; its ranks would draw the same rows. "
+            "Use trainer.devices=1."
+        )
     return problems
 
 

@@ -180,7 +180,7 @@ class TrainerConfig:
     checkpoint_every: Steps between resume checkpoints (0 = only the last).
     """
 
-    max_steps: int = 200
+    max_steps: int = 400
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = 1.0
     precision: str = "32-true"
@@ -188,7 +188,7 @@ class TrainerConfig:
     devices: int = 1
     strategy: str = "auto"
     deterministic: bool = True
-    val_check_interval: int = 50
+    val_check_interval: int = 100
     early_stop_patience: int = 0
     keep_best: bool = True
     neighbor_floor: float = 0.9

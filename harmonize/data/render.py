@@ -126,6 +126,11 @@ class Renderer:
         start = text.find(example.value)
         if start < 0:
             return 0
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ModelError(
+                "Answer prefixes need a fast tokenizer (tokenizer.json), to know where the scored value begins. "
+                "Convert the tokenizer, or use dataset.prefill.prefixes=false dataset.prefill.eval_depths=[]."
+            )
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return sum(1 for _, end in encoded["offset_mapping"] if end <= start)
 

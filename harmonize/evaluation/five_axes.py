@@ -53,7 +53,8 @@ def evaluate(
     Args:
         loaded: A `LoadedModel`, or any `Surface`.
         corpus: The data; what it lacks is reported with value None and a note.
-        suite: Like `SuiteConfig`. prefill: Like `PrefillConfig` (`eval_depths`, `heldout_share`).
+        suite: Like `SuiteConfig`. prefill: Like `PrefillConfig` (`eval_depths`, on val
+            `depths`; `heldout_share`).
         split: `test` or `val`: whose phrasings are asked, and which subjects are held out.
         instruction: Read before questions of `instruct_roles` (this measures an instructed teacher).
         seed: Moves the bootstrap alone.
@@ -85,7 +86,9 @@ def evaluate(
     surface = as_surface(loaded)
     run = _Run(surface, corpus, suite, Judge(corpus, suite.max_new_tokens), progress or None)
     limit = suite.max_examples if split == Split.TEST else getattr(suite, "val_max_examples", None)
-    depths = tuple(sorted({float(d) for d in prefill.eval_depths}))
+    # what is reported as held out may choose nothing: val asks with the openings that training may use
+    choosing = split == Split.VAL
+    depths = tuple(sorted({float(d) for d in (prefill.depths if choosing else prefill.eval_depths)}))
     notes: list[str] = []
 
     def asked(examples: Iterable[Example]) -> list[Question]:
@@ -104,7 +107,7 @@ def evaluate(
         questions += asked(heldout_facts(corpus, "forget", split, limit))
         prefills: list[Attack] = [
             Openers(corpus.openers, OPENER),
-            Openers(corpus.openers_heldout, OPENER_HELDOUT),
+            Openers(() if choosing else corpus.openers_heldout, OPENER_HELDOUT),
             AnswerPrefixes(depths, float(prefill.heldout_share)),
         ]
         for attack in (*prefills, *(a for a in attacks if not isinstance(a, ModelAttack))):

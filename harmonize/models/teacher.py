@@ -31,7 +31,7 @@ from harmonize.models.store import (
 )
 
 FORMAT = (
-    "teacher-1"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
+    "teacher-2"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
 )
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 _log = logging.getLogger(__name__)
@@ -220,7 +220,9 @@ def _with_targets(
                 progress,
             )
         for i, text in zip(open_ones, texts, strict=True):
-            complete[i] = replace(requests[i], target=(*text, end_id))
+            # an answer that was cut off did not end there, so nothing may learn that it does
+            cut = len(text) >= max_new_tokens
+            complete[i] = replace(requests[i], target=tuple(text) if cut else (*text, end_id))
     return complete
 
 

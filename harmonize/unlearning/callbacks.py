@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from safetensors.torch import load_file, save_file
 
+from harmonize.errors import TrainingError
+
 Look = Callable[[], Mapping[str, float]]
 Score = Callable[[Mapping[str, float]], tuple[bool, float]]
 
@@ -43,6 +45,11 @@ class ResumeCheckpoint(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         """Saves when due."""
         if self.every and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """A loss that is not finite stops before the update: the state before it is worth keeping."""
+        if isinstance(exception, TrainingError) and not self.path.exists():
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:

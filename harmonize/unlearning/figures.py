@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 import harmonize.data
 import harmonize.evaluation
+import harmonize.models
 from harmonize.config.instantiate import call, resolve, to_plain
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
@@ -57,6 +58,7 @@ class Evaluations:
         instruction: str | None = None,
         axes: Sequence[str] | None = None,
         progress: bool = True,
+        seed: int | None = None,
     ) -> Any:
         """One evaluation, with samples; further attacks (`attack`) run where all axes are measured."""
         attacks = self._attacks.values() if axes is None else ()
@@ -69,7 +71,7 @@ class Evaluations:
             prefill=self.cfg.dataset.prefill,
             instruction=instruction,
             instruct_roles=tuple(self.cfg.teacher.instruct_roles),
-            seed=self.cfg.seed,
+            seed=self.cfg.seed if seed is None else seed,
             axes=axes,
             progress=progress,
             **further,
@@ -84,22 +86,30 @@ class Evaluations:
         axes: Sequence[str] | None = None,
     ) -> Figures:
         """Figures of a model that is not being trained; measured once per content, not per run."""
+        shown = self.cfg.dataset.prefill
         key = content_hash(
-            "figures-1",
+            "figures-2",
             code_digest(),
             loaded.digest,
             loaded.renderer.digest,
-            self.corpus.digest,
+            [self.corpus.digest, self.corpus.scoring],
             OmegaConf.to_container(self.cfg.suite, resolve=True),
-            str(OmegaConf.to_container(self.cfg.dataset.prefill, resolve=True)),
-            [instruction, list(self.cfg.teacher.instruct_roles), split, list(axes or ()), self.cfg.seed],
+            [list(shown.eval_depths), list(shown.depths), shown.heldout_share],
+            [
+                instruction,
+                list(self.cfg.teacher.instruct_roles) if instruction else [],
+                split,
+                list(axes or ()),
+            ],
+            [str(next(loaded.model.parameters()).device.type), str(loaded.model.dtype)],
             *([self._attacks] if self._attacks and axes is None else []),
         )
         path = self._folder / f"{key[:32]}.json"
         if (found := _read(path)) is not None:
             return found
         say(f"Measuring the {label} ({split}) ...")
-        report = self.run(loaded, split, instruction, axes)
+        # seed 0: a seed moves nothing but the bootstrap, and all runs of a study share these figures
+        report = self.run(loaded, split, instruction, axes, seed=0)
         figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
         make_folder(self._folder)
         data = {
@@ -128,7 +138,7 @@ def _read(path: Path) -> Figures | None:
 def code_digest() -> str:
     """Content key of the code that an evaluation runs through, so that a mended metric is measured anew."""
     digest = hashlib.sha256()
-    for package in (harmonize.evaluation, harmonize.data):
+    for package in (harmonize.evaluation, harmonize.data, harmonize.models):
         root = Path(str(package.__file__)).parent
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

@@ -45,8 +45,8 @@ def dialogue_rows(dialogues: Sequence[Dialogue], renderer: Renderer, max_length:
         row = Row(example_id=f"dialogue-{i}", role="retain", subject="", prompt=prompt, target=target)
         if max_length is not None and row.length > max_length:
             raise DataError(
-                f"A training text needs {row.length} tokens, but the model reads at most {max_length}: "
-                f"'{(d.question or d.response)[:60]}...'. Shorten it or leave it out."
+                f"Training text {i + 1} needs {row.length} tokens, but the model reads at most {max_length}. "
+                "Shorten it or leave it out."
             )
         rows += [row] * d.weight
     if not rows:

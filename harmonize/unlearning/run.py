@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ class _Run:
     def __init__(self, cfg: Any, place: RunFolder) -> None:
         self.cfg, self.place = cfg, place
         self.timing: dict[str, float] = {}
+        self.warnings: list[str] = []
         self.began = time.perf_counter()
         self.began_cpu = time.process_time()
 
@@ -144,7 +146,7 @@ class _Run:
                 teacher_metrics=teacher_figures.metrics if teacher_figures else {},
                 gold_metrics=gold.metrics if gold else {},
                 outcomes=figures.outcomes,
-                notes=[*corpus.notes, *figures.notes],
+                notes=[*corpus.notes, *self.warnings, *figures.notes],
                 selection=selection,
                 teacher_forwards=teacher.forwards if teacher else 0,
                 teacher_missing_share=teacher.missing_share if teacher else 0.0,
@@ -169,22 +171,17 @@ class _Run:
             loaded, "instructed teacher", instruction=instruction_of(cfg, corpus), axes=VAL_AXES
         )
         if needs_teacher(cfg, terms):
-            values = figures.values()
-            leak = max(
-                (values.get(n, 0.0) for n in ("forget_accuracy", "forget_heldout_accuracy")), default=0
-            )
-            if leak > cfg.teacher.leak_limit:
-                warn(
-                    f"The instructed teacher still answers {leak:.0%} of the forget questions; its student will "
-                    "learn that. Try another teacher.instruction=..."
-                )
-            for role in ("neighbor", "retain"):
-                rate = values.get(f"{role}_refusal_rate", 0.0)
-                if rate > cfg.teacher.overrefusal_limit:
-                    warn(
-                        f"The instructed teacher refuses {rate:.0%} of the {role} questions; its student will learn "
-                        "that. Try another teacher.instruction=..., or leave the role out of teacher.instruct_roles."
-                    )
+            # judged on val: a reworded instruction is a choice, and test chooses nothing
+            seen = evaluations.cached(
+                loaded,
+                "instructed teacher",
+                split="val",
+                instruction=instruction_of(cfg, corpus),
+                axes=("forget", "retain", "neighbor"),
+            ).values()
+            self.warnings = teacher_warnings(seen, cfg.teacher.leak_limit, cfg.teacher.overrefusal_limit)
+            for text in self.warnings:
+                warn(text)
         return figures
 
     def _gold(self, evaluations: Evaluations, corpus: Corpus) -> Figures | None:
@@ -311,6 +308,28 @@ class _Timer:
 
     def __exit__(self, *_: object) -> None:
         self.into[self.name] = self.into.get(self.name, 0.0) + time.perf_counter() - self.began
+
+
+def teacher_warnings(values: Mapping[str, float], leak_limit: float, overrefusal_limit: float) -> list[str]:
+    """What to say of a teacher that leaks or over-refuses, from its figures on val; nothing if it does neither.
+
+    Where no subject is held out for val, the figures of trained-on subjects speak.
+    """
+    found = []
+    leak = max((values.get(n, 0.0) for n in ("forget_accuracy", "forget_heldout_accuracy")), default=0.0)
+    if leak > leak_limit:
+        found.append(
+            f"The instructed teacher still answers {leak:.0%} of the forget questions (val); its student will "
+            "learn that. Try another teacher.instruction=..."
+        )
+    for role in ("neighbor", "retain"):
+        rate = values.get(f"{role}_refusal_rate", values.get(f"{role}_refusal_rate_trained", 0.0))
+        if rate > overrefusal_limit:
+            found.append(
+                f"The instructed teacher refuses {rate:.0%} of the {role} questions (val); its student will learn "
+                "that. Try another teacher.instruction=..., or leave the role out of teacher.instruct_roles."
+            )
+    return found
 
 
 def _check_roles(cfg: Any, corpus: Corpus, roles: list[str]) -> None:

@@ -133,3 +133,15 @@ def test_what_the_teacher_reads_must_fit_the_context() -> None:
         check_lengths([own, given], 7, 5)
     with pytest.raises(DataError, match=r"'given' needs 7 .* leave the example out"):
         check_lengths([own, given], 6, 2)
+
+
+def test_teacher_warnings() -> None:
+    from harmonize.unlearning.run import teacher_warnings
+
+    good = {"forget_accuracy": 0.0, "neighbor_refusal_rate": 0.05, "retain_refusal_rate": 0.0}
+    assert teacher_warnings(good, 0.05, 0.05) == []
+    bad = {"forget_heldout_accuracy": 0.5, "neighbor_refusal_rate_trained": 0.2, "retain_refusal_rate": 0.06}
+    texts = teacher_warnings(bad, 0.05, 0.05)
+    assert [
+        w in t for w, t in zip(("50%", "20% of the neighbor", "6% of the retain"), texts, strict=True)
+    ] == [True] * 3

@@ -26,7 +26,10 @@ def test_the_path_of_the_docs(shared: Path, tmp_path: Path, monkeypatch: pytest.
     start = f"model.name_or_path={shared / 'models' / 'stories260k'}"
     for job, gold in (("target", "false"), ("gold", "true")):
         harmonize("finetune", *finetune, start, *small, f"gold={gold}", f"job={job}", "batch_rows=2")
-    models = [f"model.name_or_path={tmp_path}/runs/tofu/target/model", f"model.gold={tmp_path}/runs/tofu/gold/model"]
+    models = [
+        f"model.name_or_path={tmp_path}/runs/tofu/target/model",
+        f"model.gold={tmp_path}/runs/tofu/gold/model",
+    ]
     few = ["suite.max_new_tokens=8", "suite.max_examples=4", "suite.val_max_examples=2", "suite.bootstrap=20"]
     harmonize(
         "unlearn",
