@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 # Extra pip options for torch alone, such as TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_INDEX ?=
-DEMO_DATASET ?= sandbox_easy
+DEMO_DATASET ?= sandbox
 DEMO_METHODS ?= bidirectional,refusal_sft,grad_diff
 DEMO_STUDY ?= demo
 DEMO_RUNS ?= runs
