@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Models this small gain nothing from a second thread, and lose much of it to waiting.
+export OMP_NUM_THREADS ?= 1
+
 # Extra pip options for torch alone, such as TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_INDEX ?=
 DEMO_DATASET ?= sandbox
@@ -38,7 +41,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/step_cost.py
 
 # Keeps .venv, runs/ and the caches under HARMONIZE_CACHE.
 clean:
