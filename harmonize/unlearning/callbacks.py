@@ -60,7 +60,8 @@ class ResumeCheckpoint(L.Callback):
 class ValAxes(L.Callback):
     """Looks at the val axes during training; keeps the best state and stops early.
 
-    Rule: among looks that satisfy the floors, the lowest score wins; a tie keeps the earlier state.
+    Rule: among looks that satisfy the floors, the lowest score wins; a tie goes to the later state, which has seen more
+    of what must stay.
 
     Args:
         look: Measures the axes on val.
@@ -124,12 +125,12 @@ class ValAxes(L.Callback):
         if self.record:
             shown = {f"val/{k}": v for k, v in metrics.items()}
             self.record({**shown, "val/score": score, "val/floors_ok": float(ok)}, step)
-        if ok and (not self.best_ok or score < self.best_score):
-            self.best_step, self.best_score, self.best_ok, self.stale = step, score, True, 0
+        better = ok and (not self.best_ok or score < self.best_score)
+        if better or (ok and score == self.best_score):
+            self.best_step, self.best_score, self.best_ok = step, score, True
             if self.path is not None and trainer.is_global_zero:
                 keep(module, self.path)
-        else:
-            self.stale += 1
+        self.stale = 0 if better else self.stale + 1
         if self.patience and self.stale >= self.patience:
             trainer.should_stop = True
 

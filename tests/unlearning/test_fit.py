@@ -202,10 +202,10 @@ def test_keep_best_follows_the_rule_and_stops_early(tmp_path: Path) -> None:
 
     axes = ValAxes(look, lambda m: next(scores), every=2, max_steps=20, folder=tmp_path, patience=3)
     assert go(module, 20, callbacks=[axes]) == 12
-    assert (axes.best_step, axes.best_score, axes.best_ok) == (6, 0.4, True)
+    assert (axes.best_step, axes.best_score, axes.best_ok) == (8, 0.4, True)
     assert axes.path is not None
     restore(module, axes.path)
-    assert torch.equal(weights(module), states[2])
+    assert torch.equal(weights(module), states[3])
 
 
 def test_a_run_that_stopped_early_trains_no_further_when_resumed(tmp_path: Path) -> None:
