@@ -60,8 +60,8 @@ class ResumeCheckpoint(L.Callback):
 class ValAxes(L.Callback):
     """Looks at the val axes during training; keeps the best state and stops early.
 
-    Rule: among looks that satisfy the floors, the lowest score wins; a tie goes to the later state, which has seen more
-    of what must stay.
+    Rule: among looks that satisfy the floors, the lowest score wins; a tie goes to the later state, which has seen
+    more of what must stay.
 
     Args:
         look: Measures the axes on val.
