@@ -231,7 +231,7 @@ def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]
     for same in parts.values():
         flat = same[0].flat
         removed = dict.fromkeys(f"~{_node(key)}" for key in partly if key not in flat)
-        changes = [f"{_short(key)}={flat[key]}" for key in varied if key in flat]
+        changes = [_change(key, flat[key]) for key in varied if key in flat]
         labelled.append((clean(" ".join([method, *changes, *removed]), 120), same))
     # Two parts whose labels are equal when shortened are told apart by number.
     seen: dict[str, int] = defaultdict(int)
@@ -240,6 +240,13 @@ def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]
         seen[label] += 1
         unique.append((label if seen[label] == 1 else f"{label} #{seen[label]}", same))
     return unique
+
+
+def _change(key: str, value: str) -> str:
+    """A varied key in a row's label. Views are what most studies vary, so they are said in words that wrap."""
+    if key == "dataset.prefill.mode":
+        return "no prefill" if value == "none" else f"{value} prefill"
+    return f"{_short(key)}={value}"
 
 
 def _short(key: str) -> str:

@@ -47,9 +47,9 @@ def test_what_was_varied_makes_rows(tmp_path: Path, write_run: Write) -> None:
         write_run(tmp_path / f"other{seed}", method="grad_diff", seed=seed)
     study = load_study(tmp_path)
     assert {group.label: (len(group.runs), group.prefill) for group in study.groups} == {
-        "duet prefill.mode=random pull.weight=0.5 ~push": (2, "random"),
-        "duet prefill.mode=none pull.weight=1.0 ~push": (2, "none"),
-        "duet prefill.mode=random pull.weight=1.0": (2, "random"),
+        "duet random prefill pull.weight=0.5 ~push": (2, "random"),
+        "duet no prefill pull.weight=1.0 ~push": (2, "none"),
+        "duet random prefill pull.weight=1.0": (2, "random"),
         "grad_diff": (2, "random"),
     }
 
