@@ -29,7 +29,7 @@ def select_score(
 
     Returns:
         (within the floors, score); (False, inf) where no forget figure was measured. States are compared first
-        by the floors, then by score, and the earlier wins a tie.
+        by the floors, then by score, and the later wins a tie.
 
     Source: our choice.
     """

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import traceback
 import weakref
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from harmonize.errors import ConfigError, HarmonizeError, Interrupted, RunError
@@ -210,6 +212,7 @@ class RunFolder:
             RunError: The disk is full or unwritable (any other error passes through unchanged).
         """
         self.mark("running")
+        restore = _terminate_like_ctrl_c()
         try:
             yield self
             self.mark("done")
@@ -219,6 +222,7 @@ class RunFolder:
                 raise
             raise raised from error
         finally:
+            restore()
             self.close()
 
     def _outcome(self, error: BaseException) -> BaseException:
@@ -303,6 +307,23 @@ def _command_line() -> str:
     if program in ("__main__.py", "cli.py"):
         program = "harmonize"
     return shlex.join([program, *sys.argv[1:]])
+
+
+def _terminate_like_ctrl_c() -> Callable[[], None]:
+    """Lets a termination signal (a scheduler's, `kill`) end a run as Ctrl-C does; returns how to undo that."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: signals are someone else's
+        return lambda: None
+
+    def undo() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    return undo
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -69,11 +69,11 @@ Denominators = dict[tuple[str, str], float]
 
 
 def denominators(terms: Sequence[Term], batches: Sequence[Batch]) -> Denominators:
-    """Positions of each (term, role), summed over the micro-batches of one optimizer step."""
+    """Positions of each (term, role), weighted as their rows are, over the micro-batches of one optimizer step."""
     total: Denominators = {}
     for term in terms:
         for batch in batches:
-            counts = term.row_counts(batch)
+            counts = term.row_counts(batch) * batch.weight
             for role in term.roles:
                 here = float(counts[batch.role_id == ROLES.index(role)].sum())  # type: ignore[arg-type]
                 total[term.name, role] = total.get((term.name, role), 0.0) + here

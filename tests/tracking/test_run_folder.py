@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,12 @@ def test_sensitive_files(tmp_path: Path) -> None:
         folder.write_json("results.json", {})
     assert folder.sensitive_files() == [job / "samples.jsonl", job / "checkpoints", cache]
     assert sensitive_files(job) == folder.sensitive_files()
+
+
+def test_a_termination_signal_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="resume=true"), RunFolder(tmp_path / "run").prepare().running():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert RunFolder(tmp_path / "run").read_status()["state"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -70,6 +71,17 @@ def test_each_role_is_its_own_mean() -> None:
     total = denominators(terms(), micro_batches(rows, 2, 0))
     assert total["ascent", "forget"] == sum(len(r.target) for r in rows if r.role == "forget")
     assert total["ce", "retain"] == sum(len(r.target) for r in rows if r.role == "retain")
+
+
+def test_a_row_of_weight_two_counts_as_two_rows() -> None:
+    rows = [r for r in make_rows(6) if r.role == "forget"]
+    found = []
+    for shown in ([replace(rows[0], weight=2.0), *rows[1:]], [rows[0], *rows]):
+        module = make_module(terms=[Term("ce", cross_entropy, 1.0, {"forget": 1.0})])
+        batches = micro_batches(shown, 1, 0)
+        loss = module._forward(batches[0], denominators(module.terms, batches))["ce", "forget"]
+        found.append(float(loss.detach()))
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
 def test_a_row_of_another_role_reaches_no_gradient() -> None:
