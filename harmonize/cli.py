@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("harmonize.commands.runs:run", "any checkpoint, any data set, any suite"),
     "finetune": ("harmonize.commands.runs:run", "make a target or gold model"),
     "reproduce-paper-table": (
-        "harmonize.reporting.study:main",
+        "harmonize.reporting.command:main",
         "a study as a table, beside the published numbers",
     ),
     "init": ("harmonize.commands.init:run", "a data folder of your own"),

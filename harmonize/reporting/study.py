@@ -293,10 +293,3 @@ def latest_study(runs: str | Path) -> Path:
     place = max(found)[1]
     inside = place.relative_to(root).parts
     return root / inside[0] if inside else root
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command `reproduce-paper-table` (see `harmonize.reporting.command`)."""
-    from harmonize.reporting import command
-
-    return command.main(argv)

@@ -16,7 +16,8 @@ from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.figures import Evaluations
 from harmonize.unlearning.run import say_sensitive
-from harmonize.unlearning.setup import load_corpus, load_target, plain_config, prepare_process
+from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process
+from harmonize.unlearning.targets import load_target
 from harmonize.unlearning.teaching import instruction_of
 
 

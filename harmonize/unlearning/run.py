@@ -32,12 +32,12 @@ from harmonize.unlearning.fit import fit, resumed_step
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.setup import (
     load_corpus,
-    load_target,
     plain_config,
     prepare_process,
     same_configuration,
 )
 from harmonize.unlearning.steps import StepLoader
+from harmonize.unlearning.targets import load_target
 from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher, trained_examples
 from harmonize.unlearning.terms import build_terms
 from harmonize.unlearning.worst import WorstPrefill

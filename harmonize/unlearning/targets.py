@@ -1,0 +1,131 @@
+"""Target and gold models by name; the sandbox's are made on first use and cached by content."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from harmonize.config.schema import TrainerConfig
+from harmonize.console import say, warn
+from harmonize.data.corpus import Corpus, content_hash
+from harmonize.errors import ModelError, did_you_mean
+from harmonize.models.load import LoadedModel, load_model
+from harmonize.models.save import export
+from harmonize.unlearning.finetune import new_model, train
+from harmonize.unlearning.setup import device_of, to_device
+
+SANDBOX_SCHEME = "sandbox:"
+SANDBOX_MODELS = ("sandbox:target", "sandbox:gold")
+
+
+def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) -> LoadedModel:
+    """A model by the name in the configuration; `sandbox:target` and `sandbox:gold` are made on first use.
+
+    Args:
+        cfg: The command's configuration.
+        corpus: The data set, which sandbox models are trained on.
+        name: Path, `hf:owner/name`, or a sandbox model; None takes `model.name_or_path`.
+        peft: The `peft` configuration, or None for the plain model.
+    """
+    name = name or cfg.model.name_or_path
+    path = sandbox_model(cfg, corpus, name) if name.startswith(SANDBOX_SCHEME) else name
+    loaded = load_model(cfg.model, peft, path=str(path))
+    to_device(loaded, device_of(cfg))
+    return loaded
+
+
+def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
+    """Folder of a sandbox model, trained by `harmonize finetune`'s own code when its content key is new.
+
+    Raises:
+        ModelError: An unknown sandbox model, or a data set that is not the sandbox.
+    """
+    from harmonize.data import sandbox
+
+    preset = cfg.dataset.get("preset")
+    if name not in SANDBOX_MODELS:
+        raise ModelError(f"Unknown sandbox model '{name}'. {did_you_mean(name, SANDBOX_MODELS)}")
+    if preset is None:
+        raise ModelError(
+            f"model.name_or_path={name} belongs to the sandbox, but dataset={cfg.dataset.name}. "
+            "Use model=hf model.name_or_path=<folder or hf:owner/name>."
+        )
+    gold = name == "sandbox:gold"
+    recipe, architecture = sandbox.recipe(preset), sandbox.architecture(preset)
+    dialogues = corpus.gold_dialogues if gold else corpus.dialogues
+    key = content_hash("sandbox-model-1", [asdict(d) for d in dialogues], recipe, architecture)
+    folder = Path(cfg.paths.cache_dir) / "models" / f"{preset}-{name.split(':')[1]}-{key[:16]}"
+    if (folder / "config.json").exists():
+        return folder
+
+    with locked(folder.with_suffix(".lock")):
+        if (folder / "config.json").exists():
+            return folder
+        say(
+            f"Making {name} for {preset}, world {cfg.dataset.get('world_seed')} (once; cached in {folder}) ..."
+        )
+        optimizer, scheduler, settings = recipe_nodes(cfg, recipe)
+        loaded = new_model(architecture, sandbox.tokenizer(preset), seed=0, name=name)
+        train(
+            loaded,
+            dialogues,
+            batch_rows=recipe["batch_rows"],
+            optimizer=optimizer,
+            scheduler=scheduler,
+            settings=settings,
+            seed=0,
+            title=f"{preset} {name.split(':')[1]}",
+        )
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            export(
+                loaded, partial, f"# {preset}: {name}\n\nA synthetic world's model; nothing in it is real.\n"
+            )
+            os.replace(partial, folder)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not (folder / "config.json").exists():
+                raise
+    return folder
+
+
+def recipe_nodes(cfg: Any, recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """A recipe as optimizer node, scheduler node and trainer settings.
+
+    A cached model must not depend on who asked first, so of `cfg` only the bar is taken.
+    """
+    optimizer = {
+        "_target_": "torch.optim.AdamW",
+        **{k: recipe[k] for k in ("lr", "weight_decay", "betas")},
+    }
+    scheduler = {
+        "_target_": f"harmonize.unlearning.schedules.{recipe['schedule']}",
+        **{k: recipe[k] for k in ("warmup_steps", "decay_share")},
+    }
+    settings = OmegaConf.structured(TrainerConfig)
+    settings.max_steps = recipe["steps"]
+    settings.gradient_clip_val = recipe["gradient_clip_val"]
+    settings.enable_progress_bar = cfg.trainer.enable_progress_bar
+    settings.accelerator = "cpu"
+    return optimizer, scheduler, settings
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a file lock, so that several processes make one thing once."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            warn(f"{path} cannot be locked on this file system; two processes may do the same work.")
+        yield
