@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from harmonize.evaluation.report import Report
@@ -29,22 +30,30 @@ def attack(name: str = "x") -> str:
 def evaluations(tmp_path: Path) -> Any:
     asked.clear()
 
-    def make(**attacks: Any) -> Evaluations:
+    def make(seed: int = 0, scoring: str = "contains", **attacks: Any) -> Evaluations:
         cfg = {
             "suite": {"_target_": f"{__name__}.suite"},
             "attack": attacks,
-            "dataset": {"prefill": {}},
+            "dataset": {
+                "prefill": {"depths": [0.5], "eval_depths": [0.3], "heldout_share": 0.0, "mode": "none"}
+            },
             "teacher": {"instruct_roles": ["forget"]},
             "paths": {"cache_dir": str(tmp_path)},
-            "seed": 0,
+            "seed": seed,
             "allow": [__name__.split(".")[0]],
         }
-        return Evaluations(OmegaConf.create(cfg), SimpleNamespace(digest="corpus"))  # type: ignore[arg-type]
+        corpus: Any = SimpleNamespace(digest="corpus", scoring=scoring)
+        return Evaluations(OmegaConf.create(cfg), corpus)
 
     return make
 
 
-MODEL: Any = SimpleNamespace(digest="model", renderer=SimpleNamespace(digest="renderer"))
+MODEL: Any = SimpleNamespace(
+    digest="model",
+    renderer=SimpleNamespace(digest="renderer"),
+    model=torch.nn.Linear(1, 1).requires_grad_(False),
+)
+MODEL.model.dtype = torch.float32
 
 
 def test_further_attacks_reach_the_suite_and_the_key(evaluations: Any) -> None:
@@ -62,3 +71,9 @@ def test_damaged_figures_are_measured_again(evaluations: Any, tmp_path: Path) ->
         file.write_text(junk)
         assert evaluations().cached(MODEL, "target").values() == {"forget_accuracy": 0.5}
     assert len(asked) == 4
+
+
+def test_a_seed_measures_nothing_again_and_another_scoring_does(evaluations: Any) -> None:
+    for settings in ({"seed": 0}, {"seed": 1}, {"scoring": "rouge"}):
+        evaluations(**settings).cached(MODEL, "target")
+    assert [a["seed"] for a in asked] == [0, 0]
