@@ -68,6 +68,8 @@ class GracefulStop(L.Callback):
     def on_train_start(self, *args: Any) -> None:
         """Takes the signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # started in the background: the shell's Ctrl-C is not meant for this process
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:  # not the main thread: signals are someone else's

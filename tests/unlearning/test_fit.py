@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,15 @@ class PressCtrlC(L.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """The handler of a process in the foreground, whatever started the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 def test_ctrl_c_stops_after_the_step_and_can_be_resumed(tmp_path: Path) -> None:
     first = make_module()
     with pytest.raises(Interrupted, match="step 8 of 20"):
