@@ -25,6 +25,7 @@ from harmonize.unlearning.setup import device_of, to_device
 
 SANDBOX_SCHEME = "sandbox:"
 SANDBOX_MODELS = ("sandbox:target", "sandbox:gold")
+_SEED = 0  # a sandbox model belongs to its world; the seed of a run moves the unlearning alone
 
 
 def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) -> LoadedModel:
@@ -62,7 +63,9 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
     gold = name == "sandbox:gold"
     recipe, architecture = sandbox.recipe(preset), sandbox.architecture(preset)
     dialogues = corpus.gold_dialogues if gold else corpus.dialogues
-    key = content_hash("sandbox-model-1", [asdict(d) for d in dialogues], recipe, architecture)
+    tokenizer = sandbox.tokenizer(preset)
+    words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]
+    key = content_hash("sandbox-model-2", [asdict(d) for d in dialogues], recipe, architecture, words, _SEED)
     folder = Path(cfg.paths.cache_dir) / "models" / f"{preset}-{name.split(':')[1]}-{key[:16]}"
     if (folder / "config.json").exists():
         return folder
@@ -74,7 +77,7 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
             f"Making {name} for {preset}, world {cfg.dataset.get('world_seed')} (once; cached in {folder}) ..."
         )
         optimizer, scheduler, settings = recipe_nodes(cfg, recipe)
-        loaded = new_model(architecture, sandbox.tokenizer(preset), seed=0, name=name)
+        loaded = new_model(architecture, tokenizer, seed=_SEED, name=name)
         train(
             loaded,
             dialogues,
@@ -82,7 +85,7 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
             optimizer=optimizer,
             scheduler=scheduler,
             settings=settings,
-            seed=0,
+            seed=_SEED,
             title=f"{preset} {name.split(':')[1]}",
         )
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
