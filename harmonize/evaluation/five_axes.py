@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harmonize.console import counted
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Split
 from harmonize.errors import ConfigError, did_you_mean
@@ -20,7 +21,6 @@ from harmonize.evaluation.choices import OPTIONS, choice_items, judge_choices
 from harmonize.evaluation.five_axes_metrics import AXES, EVERY_PREFILL, specs
 from harmonize.evaluation.judge import Judge
 from harmonize.evaluation.metrics import measure, outcome_shares
-from harmonize.evaluation.progress import progress_bar
 from harmonize.evaluation.questions import (
     ask,
     asked_as_trained,
@@ -67,7 +67,7 @@ def evaluate(
         ConfigError: Unknown split or axis, or an attack name that is taken.
     """
     if progress is True:
-        with progress_bar() as bar:
+        with counted("evaluating") as bar:
             return evaluate(
                 loaded,
                 corpus,

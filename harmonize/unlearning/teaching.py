@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harmonize.console import progress_bar
+from harmonize.console import counted
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Split
 from harmonize.data.views import refusal_for
@@ -94,8 +94,7 @@ def build_teacher(
     check_lengths(
         requests, getattr(loaded.model.config, "max_position_embeddings", None), cfg.teacher.max_new_tokens
     )
-    with progress_bar() as bar:
-        task = bar.add_task("teacher", total=None)
+    with counted("teacher") as progress:
         return build_teacher_cache(
             loaded.model,
             Head.of(loaded.model, n_vocab=len(loaded.tokenizer)),
@@ -110,5 +109,5 @@ def build_teacher(
             top_k=cfg.teacher.cache_top_k,
             cache_dir=Path(cfg.paths.cache_dir),
             batch_size=cfg.teacher.batch_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
