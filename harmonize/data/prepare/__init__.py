@@ -1,0 +1,1 @@
+"""`harmonize prepare`: sources through rewriters and checks into a prepared data set."""

@@ -1,0 +1,1 @@
+"""Readers of raw corpora, one small file each: a benchmark's own public layout in, records with roles out."""
