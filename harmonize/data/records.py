@@ -38,7 +38,10 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation: (speaker, text) turns, the speaker one of system, user, assistant. Other fields as in `Passage`."""
+    """A conversation of (speaker, text) turns; speakers are system, user and assistant.
+
+    The other fields are those of `Passage`.
+    """
 
     id: str
     role: Role
