@@ -46,7 +46,7 @@ def read_rows(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
                 f"Convert it: jq -c '.[]' {file} > {file.with_suffix('.jsonl').name}"
             )
         if not isinstance(value, dict):
-            problems.append(f"line {number}: expected a JSON object, found {_kind(value)}")
+            problems.append(f"line {number}: expected a JSON object, found {kind_of(value)}")
             continue
         rows.append((number, value))
     _raise_problems(file, problems)
@@ -76,7 +76,7 @@ def read_examples(path: str | Path, role: Role | str | None = None) -> list[Exam
     first_line: dict[str, int] = {}
     for number, row in read_rows(file):
         found: list[str] = []
-        example = _example(row, f"{file.stem}-{number}", role, found)
+        example = example_of_row(row, f"{file.stem}-{number}", role, found)
         if example is not None and example.id in first_line:
             found.append(f"field 'id': '{example.id}' is already used on line {first_line[example.id]}")
         problems.extend(f"line {number}, {p}" for p in found)
@@ -146,7 +146,7 @@ def _bytes(file: Path) -> bytes:
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        raise DataError(_missing(file)) from None
+        raise DataError(missing_file(file)) from None
     except IsADirectoryError:
         raise DataError(f"{file} is a folder; expected a JSON Lines file.") from None
     except OSError as error:
@@ -156,7 +156,8 @@ def _bytes(file: Path) -> bytes:
     return content
 
 
-def _missing(file: Path) -> str:
+def missing_file(file: Path) -> str:
+    """The message for a file that does not exist: the nearest name and what the folder holds."""
     if not file.parent.is_dir():
         return f"{file} does not exist: there is no folder {file.parent}."
     names = [p.name for p in file.parent.iterdir() if p.is_file() and not p.name.startswith(".")]
@@ -177,10 +178,17 @@ def _raise_problems(file: Path, problems: list[str]) -> None:
     raise DataError(f"{file}: {len(problems)} problems:\n{shown}{rest}")
 
 
-def _example(
+def example_of_row(
     row: dict[str, Any], default_id: str, role: Role | str | None, problems: list[str]
 ) -> Example | None:
-    """The example of one row, or None with the reasons appended to `problems`."""
+    """The example of one row, or None with the reasons appended to `problems`.
+
+    Args:
+        row: Columns by name; unknown ones go to `meta`.
+        default_id: Id (and subject) of a row that has none.
+        role: Role of every row; a row that says otherwise is a problem.
+        problems: Receives one sentence per problem.
+    """
     before = len(problems)
     known = {k: v for k, v in row.items() if k in _FIELDS and v is not None}
     meta = {k: v for k, v in row.items() if k not in _FIELDS}
@@ -188,10 +196,10 @@ def _example(
     if isinstance(nested, dict):
         meta = {**nested, **meta}
     else:
-        problems.append(f"field 'meta': expected an object, found {_kind(nested)}")
+        problems.append(f"field 'meta': expected an object, found {kind_of(nested)}")
     for name in _TEXTS:
         if name in known and not isinstance(known[name], str):
-            problems.append(f"field '{name}': expected text, found {_kind(known.pop(name))}")
+            problems.append(f"field '{name}': expected text, found {kind_of(known.pop(name))}")
             known[name] = "?"
     for name in _TEXT_LISTS:
         if name in known:
@@ -200,7 +208,7 @@ def _example(
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     if not isinstance(identity, str) or not identity:
-        problems.append(f"field 'id': expected text, found {_kind(identity)}")
+        problems.append(f"field 'id': expected text, found {kind_of(identity)}")
         identity = default_id
     for name in ("question", "answer"):
         if name not in known:
@@ -229,7 +237,7 @@ def _role(given: Any, expected: Role | str | None, problems: list[str]) -> Role:
             problems.append(f"field 'role': missing; expected one of {', '.join(ROLES)}")
         return wanted or Role.FORGET
     if not isinstance(given, str):
-        problems.append(f"field 'role': expected text, found {_kind(given)}")
+        problems.append(f"field 'role': expected text, found {kind_of(given)}")
     elif given not in tuple(ROLES):
         problems.append(f"field 'role': unknown role '{given}'. {did_you_mean(given, list(ROLES))}")
     elif wanted is not None and given != wanted:
@@ -243,9 +251,9 @@ def _texts(name: str, value: Any, problems: list[str]) -> tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
     found = (
-        f"a list with {_kind(next(v for v in value if not isinstance(v, str)))}"
+        f"a list with {kind_of(next(v for v in value if not isinstance(v, str)))}"
         if isinstance(value, list)
-        else _kind(value)
+        else kind_of(value)
     )
     problems.append(f"field '{name}': expected a list of texts, found {found}")
     return ()
@@ -260,7 +268,7 @@ def _check_choice(known: dict[str, Any], problems: list[str]) -> None:
             problems.append("field 'answer_index': missing, and the answer is none of the choices")
         return
     if isinstance(index, bool) or not isinstance(index, int):
-        problems.append(f"field 'answer_index': expected a whole number, found {_kind(index)}")
+        problems.append(f"field 'answer_index': expected a whole number, found {kind_of(index)}")
     elif not 0 <= index < len(choices):
         problems.append(
             f"field 'answer_index': {index} is out of range; there are {len(choices)} choices (from 0)"
@@ -284,7 +292,8 @@ def _row(example: Example) -> dict[str, Any]:
     return row
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """A JSON value in words, such as `a list ([1, 2])`."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
     shown = json.dumps(value, ensure_ascii=False)
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
