@@ -295,6 +295,6 @@ def _row(example: Example) -> dict[str, Any]:
 def kind_of(value: Any) -> str:
     """A JSON value in words, such as `a list ([1, 2])`."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
-    shown = json.dumps(value, ensure_ascii=False)
+    shown = json.dumps(value, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     return f"{names.get(type(value), 'a number')} ({shown})"
