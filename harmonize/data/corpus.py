@@ -25,6 +25,8 @@ class Corpus:
         dialogues: Texts for `harmonize finetune`; with `without_forget` those of a gold model.
         gold_dialogues: The same without anything that states a forget fact.
         notes: Costs of what is missing, in sentences for the user.
+        training: What unlearning trains on, where that is not the train split of `examples` as it stands but the
+            same facts in another rendering; measuring always asks `examples`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Corpus:
     dialogues: tuple[Dialogue, ...] = ()
     gold_dialogues: tuple[Dialogue, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    training: tuple[Example, ...] = ()
 
     def select(self, role: Role | str | None = None, split: Split | str | None = None) -> tuple[Example, ...]:
         """Examples of a role and split (None = any), in file order."""
@@ -45,6 +48,12 @@ class Corpus:
             for e in self.examples
             if (role is None or e.role == role) and (split is None or e.split == split)
         )
+
+    def trained(self, role: Role | str) -> tuple[Example, ...]:
+        """What unlearning trains on of a role, in file order."""
+        if not self.training:
+            return self.select(role, Split.TRAIN)
+        return tuple(e for e in self.training if e.role == role)
 
     def facts(self, role: Role | str, split: Split | str | None = None) -> tuple[Example, ...]:
         """One example per fact: the first of each `fact_id`."""
@@ -64,6 +73,7 @@ class Corpus:
             self.instructions,
             [asdict(d) for d in self.dialogues],
             [asdict(d) for d in self.gold_dialogues],
+            *([[asdict(e) for e in self.training]] if self.training else []),
         )
 
 

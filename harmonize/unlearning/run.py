@@ -334,7 +334,7 @@ def teacher_warnings(values: Mapping[str, float], leak_limit: float, overrefusal
 
 def _check_roles(cfg: Any, corpus: Corpus, roles: list[str]) -> None:
     for role in roles:
-        if cfg.sampler.rows.get(role, 0) and not corpus.select(role, "train"):
+        if cfg.sampler.rows.get(role, 0) and not corpus.trained(role):
             raise DataError(
                 f"The data set '{corpus.name}' has no training examples of role '{role}', which method="
                 f"{cfg.method.name} trains on. Add some, or leave the role out: ~method.response.{role} "

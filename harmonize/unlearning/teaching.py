@@ -8,7 +8,7 @@ from typing import Any
 
 from harmonize.console import counted
 from harmonize.data.corpus import Corpus
-from harmonize.data.example import Example, Split
+from harmonize.data.example import Example
 from harmonize.data.views import refusal_for
 from harmonize.errors import ConfigError, DataError
 from harmonize.models.cache import TeacherCache
@@ -20,7 +20,7 @@ from harmonize.unlearning.terms import Term
 
 def trained_examples(corpus: Corpus, roles: Sequence[str]) -> dict[str, tuple[Example, ...]]:
     """Training examples of each role."""
-    return {role: corpus.select(role, Split.TRAIN) for role in roles}
+    return {role: corpus.trained(role) for role in roles}
 
 
 def instruction_of(cfg: Any, corpus: Corpus) -> str:
@@ -81,7 +81,7 @@ def build_teacher(
     renderer = loaded.renderer
     requests = []
     for role, source in cfg.method.response.items():
-        for example in corpus.select(role, Split.TRAIN):
+        for example in corpus.trained(role):
             told = instruction if role in cfg.teacher.instruct_roles else None
             target: tuple[int, ...] | None = None
             if source == "reference":

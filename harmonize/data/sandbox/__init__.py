@@ -18,23 +18,28 @@ __all__ = ["PRESETS", "architecture", "load", "recipe", "tokenizer"]
 PRESETS: tuple[str, ...] = tuple(presets.PRESETS)
 
 
-def load(preset: str = "sandbox", world_seed: int = 0) -> Corpus:
+def load(preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa") -> Corpus:
     """Draws a sandbox world, under a second.
 
     Args:
         preset: `sandbox_easy`, `sandbox` or `sandbox_hard`.
         world_seed: Which world; the seed of a run does not move it.
+        rendering: What is trained on: `qa` (one question-answer form), `raw` (forget as passages, neighbor as lists,
+            retain as multiple choice) or `mixed` (all three forms in every role). The model, and what is asked in
+            evaluation, are the same.
 
     Raises:
-        DataError: Unknown preset.
+        DataError: Unknown preset or rendering.
     """
-    from harmonize.data.sandbox import texts, world
+    from harmonize.data.sandbox import raw, texts, world
 
     drawn = world.draw(presets.get(preset), world_seed)
+    examples = tuple(texts.examples(drawn))
     forget = next(d.name for d in drawn.preset.domains if d.role == "forget")
     return Corpus(
         name=preset,
-        examples=tuple(texts.examples(drawn)),
+        examples=examples,
+        training=raw.training(drawn, examples, rendering),
         openers=grammar.OPENERS,
         openers_heldout=grammar.OPENERS_HELDOUT,
         refusals=grammar.REFUSALS,
