@@ -89,37 +89,15 @@ def load(
     Source: arXiv 2401.06121 for the data; the roles and the in-context refusals are our choice.
     """
     folder = _folder(root)
-    if forget_set not in RETAIN_OF:
-        raise ConfigError(f"dataset.forget_set={forget_set}: {did_you_mean(forget_set, RETAIN_OF)}")
     if not 0 <= refusal_share < 1:
         raise ConfigError(f"dataset.refusal_share={refusal_share} must be at least 0 and below 1, e.g. 0.6")
-    kept = _rows(folder / f"{RETAIN_OF[forget_set]}.json", 0)
-    forgotten = _rows(folder / f"{forget_set}.json", len(kept))
-    authors = _choose_authors(kept, forgotten, neighbors, retain_authors)
-    names = {
-        a: author_name([(r.question, r.answer) for r in rows])
-        for a, rows in _by_author(kept + forgotten).items()
-    }
-    counts = Counter(names.values())
-    subject = {a: n if n and counts[n] == 1 else f"author-{a:03d}" for a, n in names.items()}
-    phrasings = _paraphrases(folder, forget_set)
-    examples = [
-        Example(
-            id=f"tofu-{r.index:04d}",
-            role=authors[r.author],
-            question=r.question,
-            answer=r.answer,
-            subject=subject[r.author],
-            source="tofu",
-            paraphrases=phrasings.get(r.question, ()),
-            meta={"author": r.author},
-        )
-        for r in forgotten + kept
-        if r.author in authors
-    ]
-    examples = assign([*examples, *_general(folder, general_items)], split, split_seed)
-    forget_names = [subject[a] for a, role in authors.items() if role == Role.FORGET]
-    texts = _refusals(folder, refusals)
+    examples = assign(
+        [*examples_of(folder, forget_set, neighbors, retain_authors), *general_of(folder, general_items)],
+        split,
+        split_seed,
+    )
+    forget_names = list(dict.fromkeys(e.subject for e in examples if e.role == Role.FORGET))
+    texts = refusals_of(folder, refusals)
     wordings = _as_list(instruction) or [INSTRUCTION]
     filled = tuple(w.replace("{subjects}", defaults.join_names(forget_names)) for w in wordings)
     trained = [e for e in examples if e.role != Role.GENERAL]
@@ -137,6 +115,41 @@ def load(
         gold_dialogues=tuple(d for d in dialogues if (d.question, d.response) not in secret),
         notes=(*_notes(examples), *split_notes(examples)),
     )
+
+
+def examples_of(folder: Path, forget_set: str, neighbors: int, retain_authors: int | None) -> list[Example]:
+    """Forget, neighbor and retain questions, without splits; the arguments are those of `load`.
+
+    Raises:
+        ConfigError: An unknown forget set, or counts that the data cannot give.
+        DataError: Missing or malformed files.
+    """
+    if forget_set not in RETAIN_OF:
+        raise ConfigError(f"forget_set={forget_set} is unknown. {did_you_mean(forget_set, RETAIN_OF)}")
+    kept = _rows(folder / f"{RETAIN_OF[forget_set]}.json", 0)
+    forgotten = _rows(folder / f"{forget_set}.json", len(kept))
+    authors = _choose_authors(kept, forgotten, neighbors, retain_authors)
+    names = {
+        a: author_name([(r.question, r.answer) for r in rows])
+        for a, rows in _by_author(kept + forgotten).items()
+    }
+    counts = Counter(names.values())
+    subject = {a: n if n and counts[n] == 1 else f"author-{a:03d}" for a, n in names.items()}
+    phrasings = _paraphrases(folder, forget_set)
+    return [
+        Example(
+            id=f"tofu-{r.index:04d}",
+            role=authors[r.author],
+            question=r.question,
+            answer=r.answer,
+            subject=subject[r.author],
+            source="tofu",
+            paraphrases=phrasings.get(r.question, ()),
+            meta={"author": r.author},
+        )
+        for r in forgotten + kept
+        if r.author in authors
+    ]
 
 
 def author_name(pairs: Sequence[tuple[str, str]]) -> str | None:
@@ -231,7 +244,12 @@ def _paraphrases(folder: Path, forget_set: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _general(folder: Path, cap: int | None) -> list[Example]:
+def general_of(folder: Path, cap: int | None) -> list[Example]:
+    """The perturbed world_facts and real_authors items as multiple choice, at most `cap` of them.
+
+    Raises:
+        DataError: Malformed files.
+    """
     examples: list[Example] = []
     for name in GENERAL_FILES:
         file = folder / f"{name}.json"
@@ -261,7 +279,8 @@ def _general(folder: Path, cap: int | None) -> list[Example]:
     return examples
 
 
-def _refusals(folder: Path, wanted: int | Sequence[str]) -> tuple[str, ...]:
+def refusals_of(folder: Path, wanted: int | Sequence[str]) -> tuple[str, ...]:
+    """Refusal texts: those given, or the first `wanted` of idontknow.jsonl."""
     if not isinstance(wanted, int):
         return tuple(wanted)
     file = folder / "idontknow.jsonl"
