@@ -15,7 +15,7 @@ from harmonize.errors import DataError
 ROLES = ("forget", "neighbor", "retain")
 
 
-@pytest.fixture(scope="module", params=sandbox.PRESETS)
+@pytest.fixture(scope="module", params=("sandbox_easy", "sandbox"))
 def preset(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
