@@ -1,4 +1,4 @@
-"""Records -> tasks: a passage is cut on paragraph borders into parts of a rewriter's size, the rest is one task each."""
+"""Records -> tasks: a passage is cut on paragraph borders into parts, anything else is one task."""
 
 from __future__ import annotations
 

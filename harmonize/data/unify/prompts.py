@@ -74,7 +74,7 @@ class Prompts:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """form -> content hash of its text."""
+        """Content hash of the text of every form."""
         return {form: content_hash(text) for form, text in sorted(self.texts.items())}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -64,6 +64,10 @@ class Failure:
     detail: str = ""
 
 
+# Called with a task, its pairs, and the tokens (prompt, reply) they took, as soon as they are there.
+Keep = Callable[[Task, list[Pair], tuple[int, int]], None]
+
+
 class Rewriter(Protocol):
     """Rewrites tasks. Built from its configuration by keyword-only settings.
 
@@ -81,4 +85,12 @@ class Rewriter(Protocol):
 
     def rewrite(self, tasks: Sequence[Task]) -> list[list[Pair] | Failure]:
         """One list of pairs (possibly empty) or a failure per task, in order."""
+        ...
+
+
+class SlowRewriter(Rewriter, Protocol):
+    """A rewriter with `cached=True`: hands over every result at once, so that none is lost when it is stopped."""
+
+    def rewrite(self, tasks: Sequence[Task], keep: Keep | None = None) -> list[list[Pair] | Failure]:
+        """As in `Rewriter`; `keep` hears of every task that succeeded, in any order, never of a failure."""
         ...
