@@ -87,6 +87,11 @@ def index_of(file: Path, row: Row, field: str, labels: Sequence[str]) -> int:
     fail(file, row, field, f"{expected}, found {kind_of(value)}")
 
 
+def letters(options: Sequence[str]) -> str:
+    """The letters that options go by: A, B, C, ..."""
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options)]
+
+
 def choice(
     identity: str, role: Role, question: str, options: Sequence[str], index: int, **fields: Any
 ) -> Example:

@@ -163,3 +163,17 @@ def _is_title(paragraph: Paragraph, heading: str) -> bool:
     if not paragraph.single or len(paragraph.text) > _TITLE_LENGTH or len(heading.split()) > 2:
         return False
     return paragraph.text.isupper() or not _SENTENCE_END.search(paragraph.text)
+
+
+def pieces(lines: Iterable[str], size: int) -> Iterator[str]:
+    """Running text in pieces of whole paragraphs, each of about `size` characters."""
+    held: list[str] = []
+    length = 0
+    for paragraph in paragraphs(lines):
+        if held and length + len(paragraph.text) > size:
+            yield "\n\n".join(held)
+            held, length = [], 0
+        held.append(paragraph.text)
+        length += len(paragraph.text)
+    if held:
+        yield "\n\n".join(held)

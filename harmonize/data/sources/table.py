@@ -8,13 +8,12 @@ from typing import Any
 
 from harmonize.data.example import Example, Role
 from harmonize.data.records import Record
-from harmonize.data.sources.fields import choice, fail, index_of, optional, text, texts
+from harmonize.data.sources.fields import choice, fail, index_of, letters, optional, text, texts
 from harmonize.data.sources.files import Paths, role_files, unique_stems
 from harmonize.data.sources.rows import Row, rows
 from harmonize.data.sources.source import Source
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def read(
@@ -101,4 +100,4 @@ def _right(file: Path, row: Row, column: str, options: Sequence[str]) -> int:
     given = row.data.get(column)
     if isinstance(given, str) and given in options:
         return list(options).index(given)
-    return index_of(file, row, column, LETTERS[: len(options)])
+    return index_of(file, row, column, letters(options))
