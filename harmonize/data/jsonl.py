@@ -97,13 +97,19 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
         DataError: The folder cannot be written, or `meta` holds something that JSON cannot.
     """
     file = Path(path).expanduser()
-    lines = []
-    for example in examples:
-        try:
-            lines.append(json.dumps(_row(example), ensure_ascii=False, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{file}: example '{example.id}' cannot be written as JSON: {error}") from error
-    write_text(file, "".join(line + "\n" for line in lines))
+    write_text(file, "".join(line_of(example, file) for example in examples))
+
+
+def line_of(example: Example, file: str | Path) -> str:
+    """The line that `write_examples` writes for an example, with its end.
+
+    Raises:
+        DataError: `meta` holds something that JSON cannot; `file` is named.
+    """
+    try:
+        return json.dumps(_row(example), ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: example '{example.id}' cannot be written as JSON: {error}") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

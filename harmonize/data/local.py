@@ -75,6 +75,45 @@ def load(
                 )
             origin[example.id] = file
             read.append(example)
+    return corpus_of(
+        read,
+        origin,
+        split=split,
+        split_seed=split_seed,
+        scoring=scoring,
+        instruction=instruction,
+        refusals=refusals,
+        openers=openers,
+        openers_heldout=openers_heldout,
+    )
+
+
+def corpus_of(
+    read: Sequence[Example],
+    origin: Mapping[str, Path],
+    *,
+    name: str = "local",
+    split: Mapping[str, Any] | None = None,
+    split_seed: int = 0,
+    scoring: str = "auto",
+    instruction: str | Sequence[str] | None = None,
+    refusals: Sequence[str] | None = None,
+    openers: Sequence[str] | None = None,
+    openers_heldout: Sequence[str] | None = None,
+) -> Corpus:
+    """A corpus of examples that were read from files; the other arguments are those of `load`.
+
+    Args:
+        read: Examples with unique ids.
+        origin: Id to the file that it was read from.
+        name: Of the corpus.
+
+    Raises:
+        ConfigError: An unknown `scoring`, or an instruction that names subjects where there are none.
+        DataError: A reference that leads nowhere, a general example without choices, or no forget example.
+    """
+    if scoring not in SCORINGS:
+        raise ConfigError(f"dataset.scoring={scoring}: unknown. {did_you_mean(scoring, SCORINGS)}")
     _check_references(read, origin)
     forgotten = [e for e in read if e.role == Role.FORGET]
     if not forgotten:
@@ -86,7 +125,7 @@ def load(
     ready = assign(read, split, split_seed)
     taught = [(e.role, Dialogue(question=e.question, response=e.answer)) for e in ready]
     return Corpus(
-        name="local",
+        name=name,
         examples=tuple(ready),
         openers=tuple(defaults.OPENERS if openers is None else openers),
         openers_heldout=tuple(defaults.OPENERS_HELDOUT if openers_heldout is None else openers_heldout),
