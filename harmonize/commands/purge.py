@@ -23,12 +23,17 @@ def run(argv: list[str]) -> int:
         "  harmonize purge runs/first\n  harmonize purge runs/first --list\n  harmonize purge runs/first --yes",
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run or study folders")
+    parser.add_argument(
+        "--cache-dir", type=Path, help="the runs' paths.cache_dir, where it was set by an override"
+    )
     parser.add_argument("--list", action="store_true", help="only list them")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     given = parser.parse(argv)
-    ours, foreign = sensitive(given.folders)
+    ours, foreign = sensitive(given.folders, given.cache_dir or cache_dir())
     for path in foreign:
         print(f"Left alone (outside the run and the cache directory): {path}", file=sys.stderr)
+    if foreign:
+        print("Where another cache directory was used, name it: --cache-dir <folder>", file=sys.stderr)
     if not ours:
         print("Nothing sensitive is left there.")
         return 0
@@ -45,7 +50,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def sensitive(folders: list[Path]) -> tuple[list[Path], list[Path]]:
+def sensitive(folders: list[Path], cache: Path) -> tuple[list[Path], list[Path]]:
     """What may be removed, and what a status file names elsewhere (a status file is no warrant to delete).
 
     Raises:
@@ -62,7 +67,7 @@ def sensitive(folders: list[Path]) -> tuple[list[Path], list[Path]]:
                 f"{folder}: no run is there. Give a run folder, or a study folder such as runs/first."
             )
         for run_folder in runs:
-            homes = (run_folder.resolve(), cache_dir().resolve())
+            homes = (run_folder.resolve(), cache.expanduser().resolve())
             for path in sensitive_files(run_folder):
                 inside = any(home in path.resolve().parents for home in homes)
                 (ours if inside else foreign)[path] = None

@@ -141,6 +141,19 @@ def test_purge_lists_asks_and_removes(
     assert run("purge", str(tmp_path / "cache")) == 1
 
 
+def test_purge_reaches_another_cache_directory_when_it_is_named(
+    tmp_path: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, other = tmp_path / "job", tmp_path / "scratch" / "teacher" / "x"
+    job.mkdir()
+    other.mkdir(parents=True)
+    (job / "status.json").write_text(json.dumps({"state": "done", "sensitive": [str(other)]}))
+    assert run("purge", str(job), "--yes") == 0
+    assert other.exists() and "--cache-dir" in capsys.readouterr().err
+    assert run("purge", str(job), "--yes", "--cache-dir", str(tmp_path / "scratch")) == 0
+    assert not other.exists()
+
+
 def test_completion_knows_sub_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
