@@ -70,7 +70,9 @@ _STOP = frozenset(
     its their who what when where which how why did do does but if than into
     """.split()
 )
-_ENGLISH = _STOP | frozenset("you your i my we not will would can could about there said which whom says does any all no".split())
+_ENGLISH = _STOP | frozenset(
+    "you your i my we not will would can could about there said which whom says does any all no".split()
+)
 _FOREIGN = frozenset(
     """
     el los las una por con para que del como est sont les des dans qui avec pour une du au aux und der das ist nicht mit
@@ -177,12 +179,18 @@ def grounded(value: str, source: str) -> bool:
     for sentence in re.split(r"(?<=[.!?])[\"'”’)]*\s+|\n\s*\n", source):
         held = set(words(sentence))
         firm = {w for w in content if w.isdigit()} | (_NEGATIONS & content)
-        if firm <= held and not (_NEGATIONS & held) - content and len(content & held) >= ENTAILED * len(content):
+        if (
+            firm <= held
+            and not (_NEGATIONS & held) - content
+            and len(content & held) >= ENTAILED * len(content)
+        ):
             return True
     return False
 
 
-_NEGATIONS = frozenset("not never no none nobody nothing cannot couldn't didn't wasn't isn't don't doesn't won't neither".split())
+_NEGATIONS = frozenset(
+    "not never no none nobody nothing cannot couldn't didn't wasn't isn't don't doesn't won't neither".split()
+)
 
 
 def _contains(text: Sequence[str], part: Sequence[str]) -> bool:
@@ -277,8 +285,15 @@ def _signatures(pair: Pair) -> Iterator[int]:
     yield _hash("s", value, *unique)
     if len(unique) < 8:
         return
-    firm = {w for token in re.findall(r"\w+(?:['’]\w+)*", pair.question)[1:] if token[0].isupper() for w in words(token)}
-    loose = [w for w in unique if w not in firm and not any(c.isdigit() for c in w) and w not in _NUMBER_WORDS]
+    firm = {
+        w
+        for token in re.findall(r"\w+(?:['’]\w+)*", pair.question)[1:]
+        if token[0].isupper()
+        for w in words(token)
+    }
+    loose = [
+        w for w in unique if w not in firm and not any(c.isdigit() for c in w) and w not in _NUMBER_WORDS
+    ]
     for word in loose[:24]:
         yield _hash("1", value, *(w for w in unique if w != word))
 

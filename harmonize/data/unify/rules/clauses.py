@@ -11,7 +11,7 @@ from harmonize.data.unify.rules.sentences import Token, tokens
 from harmonize.data.unify.rules.verbs import AUXILIARIES, PAST
 
 _HARD = frozenset([";", ":", "--", "---", "—", "–", ".", "!", "?", "(", ")"])
-_JOINERS = frozenset("and but so for while when as because until till yet".split())
+_JOINERS = frozenset("and but so for while when because until till yet".split())
 # After a comma these start something that can be left out.
 _DROPPABLE = frozenset(
     """
@@ -31,6 +31,11 @@ _OPENER_PAIRS = frozenset(
     """.split()
 )
 _UNREAL = frozenset("if unless whether neither suppose had were should perhaps".split())
+_INTRODUCING = frozenset(
+    "when as if at then so perhaps finally presently soon now after before although though while with in on for because".split()
+)
+# Adverbs that tie a clause to the one before it, so that a question leaves them out.
+_TIED = frozenset("now then again also too even still thus therefore instead".split())
 # Participles that describe a subject, so that the real verb comes later.
 _DESCRIBING = frozenset(
     """
@@ -68,7 +73,8 @@ class Clause:
     @property
     def adverb(self) -> str:
         """Adverbs between subject and verb."""
-        return self.slice(self.subject.last, self.verb)
+        words = self.slice(self.subject.last, self.verb).split()
+        return " ".join(w for w in words if w.lower() not in _TIED)
 
     def slice(self, first: int, last: int) -> str:
         """The text of tokens `first` to `last` (exclusive), without marks at its end."""
@@ -127,7 +133,9 @@ def _subject_and_verb(
     if found is not None:
         return found
     # An introduction up to a comma: "When the sun rose, Dorothy ..."
-    if i < len(toks) and (toks[i].lower in lex.PREPOSITIONS | lex.CONJUNCTIONS or toks[i].lower.endswith("ing")):
+    if i < len(toks) and (
+        toks[i].lower in lex.PREPOSITIONS | lex.CONJUNCTIONS or toks[i].lower.endswith("ing")
+    ):
         if toks[i].lower in _UNREAL | {"that", "than"}:
             return None
         for j in range(i + 1, min(i + 22, len(toks) - 2)):
@@ -154,6 +162,10 @@ def _at(
     word = toks[verb].lower
     if word not in AUXILIARIES and word not in PAST:
         return None
+    if any(t.lower in {"both", "neither", "each", "all"} for t in toks[subject.last : verb]):
+        return None
+    if word == "left" and toks[verb + 1].lower.endswith("ing"):
+        return None
     if word in _DESCRIBING and toks[verb + 1].lower in lex.PREPOSITIONS:
         return None
     return subject, verb
@@ -166,6 +178,8 @@ def _adverb(token: Token) -> bool:
 def ends(clause: Clause, first: int, minimum: int, maximum: int) -> list[int]:
     """Where the words from token `first` may stop, longest first: at the clause's end or before something droppable.
 
+    What brings in another subject (", so she ...", "and Dorothy put ...") always ends them.
+
     Args:
         clause: The clause.
         first: Index of the first token.
@@ -173,23 +187,78 @@ def ends(clause: Clause, first: int, minimum: int, maximum: int) -> list[int]:
         maximum: Greatest number of words.
     """
     toks = clause.toks
-    stops = [clause.end]
-    for j in range(first + 1, clause.end):
+    last = next((j for j in range(first + 1, clause.end) if _new_subject(toks, j)), clause.end)
+    stops = {last}
+    for j in range(first + 1, last):
         if toks[j].text == ",":
-            after = toks[j + 1].lower if j + 1 < clause.end else ""
+            after = toks[j + 1].lower if j + 1 < last else ""
             if after in _DROPPABLE or after.endswith("ing") or after in lex.PREPOSITIONS:
-                stops.append(j)
+                stops.add(j)
     kept = []
-    for stop in sorted(set(stops), reverse=True):
+    for stop in sorted(stops, reverse=True):
         words = sum(t.word for t in toks[first:stop])
-        if minimum <= words <= maximum:
+        tail = [t.lower for t in toks[max(first, stop - 3) : stop]]
+        stub = "," in tail and tail[tail.index(",") + 1 :][:1] in (
+            ["but"],
+            ["so"],
+            ["for"],
+            ["and"],
+            ["however"],
+            ["then"],
+        )
+        tied = tail[-2:-1] != [] and tail[-2] in lex.CONJUNCTIONS - {"and", "or", "but"}
+        tied = tied or bool({"when", "that", "which", "if", "because", "where", "while"} & set(tail[:-1]))
+        if (
+            not tied
+            and minimum <= words <= maximum
+            and not stub
+            and tail[-1:] not in (["and"], ["but"], ["or"])
+        ):
             kept.append(stop)
     return kept
 
 
-def stands_alone(
-    toks: Sequence[Token], names: Names, subject: Phrase | None, *, asked: bool = False
-) -> bool:
+def _new_subject(toks: Sequence[Token], j: int) -> bool:
+    """Whether another clause with its own subject starts at token `j`."""
+    nxt = toks[j + 1] if j + 1 < len(toks) else None
+    if nxt is None:
+        return False
+    if toks[j].text == ",":
+        if nxt.lower in {"so", "but", "yet", "for", "while", "nor", "then", "however"}:
+            return not (nxt.lower == "while" and j + 2 < len(toks) and toks[j + 2].lower.endswith("ing"))
+        if nxt.lower == "and" and j + 2 < len(toks):
+            return _starts_clause(toks, j + 2)
+        if nxt.lower in {"the", "only"} or nxt.capital:
+            return nxt.lower == "only" or _starts_clause(toks, j + 1)
+        return nxt.lower in {"he", "she", "it", "they", "there", "i", "we", "you"}
+    return toks[j].lower in {"and", "but", "so"} and _starts_clause(toks, j + 1)
+
+
+def _starts_clause(toks: Sequence[Token], i: int) -> bool:
+    """A pronoun, or a phrase of up to four words, right before a verb; or an introduction closed by a comma."""
+    if toks[i].lower in {"he", "she", "they", "it", "there", "i", "we", "you", "this", "that"}:
+        return True
+    if toks[i].lower in _INTRODUCING or toks[i].lower.endswith("ing"):
+        return True
+    if not (
+        toks[i].capital
+        or toks[i].lower
+        in lex.DETERMINERS | lex.POSSESSIVES | {"all", "both", "each", "every", "one", "no", "another"}
+    ):
+        return False
+    for k in range(i + 1, min(i + 7, len(toks))):
+        if not toks[k].word:
+            return False
+        if toks[k].lower in AUXILIARIES or (
+            toks[k].lower in PAST and toks[k - 1].lower not in {"the", "a", "an"}
+        ):
+            return True
+        if toks[k].lower in lex.CONJUNCTIONS or toks[k].lower == "to":
+            return False
+    return False
+
+
+def stands_alone(toks: Sequence[Token], names: Names, subject: Phrase | None, *, asked: bool = False) -> bool:
     """Whether every pronoun among the tokens has something to refer to: the subject, or a noun before it.
 
     Our choice, on the strict side: pronouns of two genders, or of another gender than the subject's, count as dangling,
@@ -207,7 +276,21 @@ def stands_alone(
     for i, token in enumerate(toks):
         word = token.lower
         after = toks[i + 1] if i + 1 < len(toks) else None
-        if word in {"i", "me", "my", "we", "us", "our", "you", "your", "mine", "yours", "ours", "myself", "yourself"}:
+        if word in {
+            "i",
+            "me",
+            "my",
+            "we",
+            "us",
+            "our",
+            "you",
+            "your",
+            "mine",
+            "yours",
+            "ours",
+            "myself",
+            "yourself",
+        }:
             return False
         if word in {"this", "that", "these", "those"} and _bare_pronoun(word, after):
             return False
@@ -234,7 +317,7 @@ def stands_alone(
                 return False
             if subject is not None and gender_of(subject, names) and not things:
                 return False
-        elif word in {"the", "a", "an", "some", "two", "three", "his", "her"}:
+        elif word in {"the", "a", "an", "some", "his", "her"}:
             things = True
         elif token.capital and names.known(token):
             people = True

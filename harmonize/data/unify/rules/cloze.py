@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from harmonize.data.unify.rules import lexicon as lex
 from harmonize.data.unify.rules.names import Names, bare
 from harmonize.data.unify.rules.sentences import Token, is_whole, sentences, tokens
-from harmonize.data.unify.rules.speech import Turn
-from harmonize.data.unify.rules.verbs import AUXILIARIES, PAST
+from harmonize.data.unify.rules.speech import Turn, broken
+from harmonize.data.unify.rules.verbs import AUXILIARIES, BASES, PAST
 from harmonize.data.unify.rules.wording import Anchor, blank, closed, pair, quote, sentence
 from harmonize.data.unify.task import Pair
 
 # A sentence that starts with one of these points back at the sentence before it.
 _POINTING = frozenset(
     """
-    he she it they his her its their this that these those him them such here there so both neither either others
-    another which who what why how where and but or nor
+    he she it they his her its their this that these those him them such here there both neither either others
+    another which who what why how where or nor
     """.split()
 )
 
@@ -34,22 +34,28 @@ def gaps(text: str, names: Names) -> list[tuple[int, str, str]]:
     while i < len(toks):
         token = toks[i]
         if token.lower in lex.NUMBERS or re.fullmatch(r"\d[\d,.]*", token.text):
-            if _plain(toks, i):
+            if _plain(toks, i) and toks[max(0, i - 1)].text not in lex.MONTHS:
                 found.append((0, token.start, "number", token.text))
             i += 1
             continue
         if i and token.capital and _gap_name(token, names):
             j = i + 1
-            while j < len(toks) and toks[j].capital and toks[j].text[0].isalpha() and toks[j - 1].text == bare(toks[j - 1].text):
+            while j < len(toks) and _goes_on(toks[j - 1], toks[j]):
                 j += 1
-            words = bare(text[token.start : toks[j - 1].end])
-            found.append((1, token.start, "name", words))
+            before = toks[i - 1]
+            start = before.start if before.capital and before.lower.strip(".") in lex.TITLES else token.start
+            found.append((1, start, "name", bare(text[start : toks[j - 1].end])))
             i = j
             continue
         i += 1
     for noun in _nouns(toks):
         found.append((2, noun.start, "noun", noun.text))
     return [(start, kind, words) for _, start, kind, words in sorted(found, key=lambda f: (f[0], f[1]))]
+
+
+def _goes_on(last: Token, token: Token) -> bool:
+    named = token.capital and token.text[0].isalpha() and bare(token.text) not in lex.NOT_NAMES
+    return named and last.text == bare(last.text)
 
 
 def _plain(toks: list[Token], i: int) -> bool:
@@ -60,6 +66,8 @@ def _plain(toks: list[Token], i: int) -> bool:
 
 def _gap_name(token: Token, names: Names) -> bool:
     word = bare(token.text)
+    if word != token.text and not re.search(r"['’]s?$", token.text):
+        return False
     return word not in lex.NOT_NAMES and word in names.words and token.text[0].isalpha() and len(word) > 1
 
 
@@ -69,20 +77,31 @@ def _nouns(toks: list[Token]) -> Iterator[Token]:
         token = toks[i]
         if not token.text[0].islower() or len(token.text) < 3 or token.lower in lex.BREAKERS:
             continue
-        if token.lower in PAST or token.lower in AUXILIARIES or token.lower.endswith(("ly", "ing", "'s", "’s")):
+        if (
+            token.lower in PAST
+            or token.lower in AUXILIARIES
+            or token.lower.endswith(("ly", "ing", "'s", "’s"))
+        ):
             continue
-        ended = i + 1 >= len(toks) or not toks[i + 1].word or toks[i + 1].lower in lex.PREPOSITIONS | {"and", "that", "which"}
+        ended = (
+            i + 1 >= len(toks)
+            or not toks[i + 1].word
+            or toks[i + 1].lower in lex.PREPOSITIONS - {"of"} | {"and", "that", "which"}
+        )
         begins = any(
-            toks[k].lower in lex.DETERMINERS and all(_between(t) for t in toks[k + 1 : i])
+            toks[k].lower in lex.DETERMINERS
+            and not (toks[k].lower == "her" and any(t.lower in BASES for t in toks[k + 1 : i + 1]))
+            and all(_between(t) for t in toks[k + 1 : i])
             for k in range(max(0, i - 3), i)
         )
-        if ended and begins and token.lower not in _EMPTY_NOUNS:
+        faint = toks[i - 1].lower == "little" and token.lower not in lex.PERSONS | lex.THINGS
+        if ended and begins and not faint and token.lower not in _EMPTY_NOUNS:
             yield token
 
 
 _EMPTY_NOUNS = frozenset(
     """
-    way thing things time moment lot bit kind sort rest other others one ones deal same while matter part place side end
+    ago different better mind piece way thing things time times moment lot bit kind sort rest other others one ones deal same while matter part place side end
     minute minutes first last least most more little great number fact good course whole more next second instant
     """.split()
 )
@@ -102,26 +121,31 @@ def narration(text: str, names: Names, anchor: Anchor, taken: set[str], most: in
         taken: Values already asked for, in small letters.
         most: How many at the most.
     """
-    if not is_whole(text) or not 8 <= len(text.split()) <= 36 or text.endswith("?") or not _stands(text):
+    if not is_whole(text) or not 7 <= len(text.split()) <= 40 or text.endswith("?") or not _stands(text):
         return
     yield from _clozes(text, names, taken, most, text, f"Complete the sentence{anchor.origin}:", anchor)
 
 
 def spoken(said: Turn, names: Names, anchor: Anchor, most: int) -> Iterator[Pair]:
     """Clozes of what a known speaker says: `Complete what the Lion says: "..."`."""
-    if said.speaker is None:
-        return
+    speaker = said.speaker.inside if said.speaker is not None else ""
+    if speaker:
+        lead = f"Complete what {speaker} says{_in(anchor)}:"
+    else:
+        lead = f"Complete this line of dialogue{anchor.origin}:"
     done = 0
     for part, evidence in said.parts:
         for one in sentences(part):
             if done >= most:
                 return
-            if not 7 <= len(one.split()) <= 32 or not one[0].isupper() or re.search(r"[\"“”\[\]_]|--$|—$", one):
+            if (
+                not 6 <= len(one.split()) <= 32
+                or not one[0].isupper()
+                or broken(one)
+                or not one.endswith((".", "!", "?", ","))
+            ):
                 continue
-            if not re.search(r"[.!?,]$", one):
-                continue
-            lead = f"Complete what {said.speaker.inside} says{_in(anchor)}:"
-            for made in _clozes(sentence(one), names, {said.speaker.text.lower()}, 1, evidence, lead, anchor):
+            for made in _clozes(sentence(one), names, {speaker.lower()}, 1, evidence, lead, anchor):
                 done += 1
                 yield made
 
@@ -142,6 +166,8 @@ def _clozes(
             continue
         if len(re.findall(rf"(?<!\w){re.escape(words.lower())}(?!\w)", small)) != 1:
             continue
+        if re.match(r"['’](?!s\b)\w", text[start + len(words) :]):
+            continue
         gapped = quote(blank(text, words, start))
         made += 1
         taken.add(words.lower())
@@ -150,15 +176,19 @@ def _clozes(
             text,
             words,
             evidence,
-            (closed(f"What belongs in the gap{anchor.origin}:", blank(text, words, start)), f"Fill in the gap{_in(anchor)}: {gapped}"),
+            (
+                closed(f"What belongs in the gap{anchor.origin}:", blank(text, words, start)),
+                f"Fill in the gap{_in(anchor)}: {gapped}",
+            ),
         )
 
 
 def _stands(text: str) -> bool:
     """Whether a sentence makes sense without the one before it: no pointing word first, no pronoun before a noun."""
     toks = tokens(text)
-    first = toks[0].lower
-    if first in _POINTING:
+    if toks[0].lower in {"and", "but", "so", "then"}:
+        toks = toks[1:]
+    if toks[0].lower in _POINTING:
         return False
     for token in toks[:6]:
         if token.lower in {"he", "she", "it", "they", "him", "them", "his", "her", "their"}:

@@ -26,8 +26,18 @@ _ONE_THING = (
     "compound hormone vitamin mineral language river ocean state protocol tool technique number year"
 )
 _REWORDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(rf"(?i)^which (?:one )?of the following ({'|'.join(_ONE_THING.split())})s? (?=(?:is|was|has|had|can|does|did|\w+s)\b)"), r"Which \1 "),
-    (re.compile(r"(?i)^which (?:one )?of the following (is|was) (?=(?:the|called|known|used|responsible|named)\b)"), r"What \1 "),
+    (
+        re.compile(
+            rf"(?i)^which (?:one )?of the following ({'|'.join(_ONE_THING.split())})s? (?=(?:is|was|has|had|can|does|did|\w+s)\b)"
+        ),
+        r"Which \1 ",
+    ),
+    (
+        re.compile(
+            r"(?i)^which (?:one )?of the following (is|was) (?=(?:the|called|known|used|responsible|named)\b)"
+        ),
+        r"What \1 ",
+    ),
 )
 _QUESTION_WORDS = re.compile(
     r"(?i)(?:who|whom|whose|what|when|where|why|which|how|is|are|was|were|do|does|did|can|could|would|should|will|has|have|had|in which|"
@@ -62,7 +72,13 @@ def normal_answer(text: str) -> str:
 def _unquoted(text: str) -> str:
     for left, right in ('""', "“”", "''", "‘’"):
         inner = text[1:-1]
-        if len(text) > 2 and text[0] == left and text[-1] == right and left not in inner and right not in inner:
+        if (
+            len(text) > 2
+            and text[0] == left
+            and text[-1] == right
+            and left not in inner
+            and right not in inner
+        ):
             return inner.strip()
     return text
 

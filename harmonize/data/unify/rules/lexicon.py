@@ -104,7 +104,7 @@ PERSONS = frozenset(
     dormouse duchess knave knight footman cook gardener gardeners butler housekeeper coachman driver sailor pilot pirate
     carpenter walrus messenger gnat rajah governess teacher pupil student author writer actor actress singer player president
     director producer judge jury lawyer cop policeman priest minister clown joker pawn tailor miller shepherd peddler
-    chief leader followers army courtiers attendants sergeant private orphan invalid ayah person personage fellow lad
+    chief leader followers courtiers attendants sergeant private orphan invalid ayah person personage fellow lad
     lass chap youth youngster hero heroine villain champion winkies munchkins winkie munchkin quadlings kalidahs kalidah wheeler
     wheelers ewe machine-man sawhorse pumpkinhead
     """.split()
@@ -122,7 +122,7 @@ THINGS = frozenset(
     throne oil-can funnel straw tin gold silver copper money desert valley bridge tower church school hall kitchen corridor
     manor cottage station world air ground earth sand dust clouds cloud noise sound cry scream laugh smile thought
     idea plan question answer news trouble danger time hour minute moment year season spring summer autumn winter film
-    series show album novel play movie season award company university college war battle team club band
+    series show album novel play movie season award company university college army war battle team club band
     emeralds emerald cellar garret prairie prairies sidewalk fountain pillow blanket chapter letters wings wing tail paws claws
     trunk cupboard shelf chimney key-hole nest moor robe gown walls gates doors windows rooms houses streets poppies fruit nuts
     """.split()
@@ -130,7 +130,7 @@ THINGS = frozenset(
 PLACES = frozenset(
     """
     Kansas Omaha London England India Yorkshire America Europe Asia Africa Australia California Texas Florida Chicago Paris
-    Rome Italy France Germany Spain China Japan Russia Canada Mexico Boston Oz Wonderland Ev Misselthwaite Thwaite Hollywood
+    Rome Italy France Germany Spain China Japan Russia Canada Mexico Boston Wonderland Ev Misselthwaite Thwaite Hollywood
     Washington Nebraska Ohio Illinois Virginia Scotland Ireland Wales Britain Egypt Greece Philadelphia Ontario Toronto
     """.split()
 )
@@ -157,7 +157,9 @@ ADVERBS = frozenset(
     """.split()
 )
 # Adjectives and others that end like adverbs or participles and are none.
-NOT_ADVERBS = frozenset("family fly early only holy ugly silly lovely friendly lonely jelly belly reply july lily".split())
+NOT_ADVERBS = frozenset(
+    "family fly early only holy ugly silly lovely friendly lonely jelly belly reply july lily".split()
+)
 ENGLISH_STOP = frozenset(
     """
     the a an of to in is was are were and or that this it on for with as by at from be been has have had he she they his her

@@ -52,8 +52,8 @@ class Names:
 
 
 def bare(word: str) -> str:
-    """Without a possessive ending."""
-    return re.sub(r"['’]s?$", "", word)
+    """Without a possessive ending; of a contraction (I'll, Don't) what stands before the apostrophe."""
+    return re.split(r"['’](?=s?$|ll$|ve$|m$|d$|re$|t$)", word)[0]
 
 
 def find_names(texts: Iterable[str]) -> Names:
@@ -75,7 +75,11 @@ def find_names(texts: Iterable[str]) -> Names:
                 small.add(bare(token.lower))
             elif i and toks[i - 1].word and token.capital and bare(token.text) not in lex.NOT_NAMES:
                 words.add(bare(token.text))
-            if token.capital and bare(token.text) not in lex.NOT_NAMES and not (i == 0 and token.lower in lex.ADVERBS):
+            if (
+                token.capital
+                and bare(token.text) not in lex.NOT_NAMES
+                and not (i == 0 and token.lower in lex.ADVERBS)
+            ):
                 named.append(bare(token.text))
         if len(set(named)) == 1:
             for token in toks:
@@ -113,7 +117,9 @@ class Phrase:
     @property
     def inside(self) -> str:
         """As it stands inside a sentence: its article in small letters."""
-        return re.sub(r"^(The|A|An|One|Two|Three|Four|Five|Both|All|His|Her)\b", lambda m: m.group().lower(), self.text)
+        return re.sub(
+            r"^(The|A|An|One|Two|Three|Four|Five|Both|All|His|Her)\b", lambda m: m.group().lower(), self.text
+        )
 
 
 def noun_phrase(text: str, toks: Sequence[Token], i: int, names: Names, *, initial: bool) -> Phrase | None:
@@ -165,7 +171,11 @@ def _simple(text: str, toks: Sequence[Token], i: int, names: Names, *, initial: 
     if article:
         while j < len(toks) and toks[j].text[0].islower() and _adjective_like(toks[j]) and j - i <= 4:
             j += 1
-    named = j < len(toks) and toks[j].capital and bare(toks[j].text) not in (lex.NOT_NAMES - {"Majesty", "Highness"})
+    named = (
+        j < len(toks)
+        and toks[j].capital
+        and bare(toks[j].text) not in (lex.NOT_NAMES - {"Majesty", "Highness"})
+    )
     if named:
         if not article and initial and not (names.known(toks[j]) or _title(toks, j)):
             return None
@@ -185,8 +195,14 @@ def _simple(text: str, toks: Sequence[Token], i: int, names: Names, *, initial: 
     if end + 1 < len(toks) and toks[end].lower == "of":
         inner = _simple(text, toks, end + 1, names, initial=False)
         if inner is not None:
-            return Phrase(text[toks[i].start : toks[inner.last - 1].end], i, inner.last, toks[end - 1].lower, False,
-                          _is_plural(toks[end - 1].lower))
+            return Phrase(
+                text[toks[i].start : toks[inner.last - 1].end],
+                i,
+                inner.last,
+                toks[end - 1].lower,
+                False,
+                _is_plural(toks[end - 1].lower),
+            )
         return None
     return _phrase(text, toks, i, end, named=False)
 
@@ -205,18 +221,34 @@ def _phrase(text: str, toks: Sequence[Token], i: int, end: int, *, named: bool) 
 def _is_plural(head: str) -> bool:
     if head in {"people", "children", "men", "women", "mice", "folk", "wolves", "feet"}:
         return True
-    return head.endswith("s") and not head.endswith("ss") and (head in lex.PERSONS or head in lex.THINGS) and (
-        head[:-1] in lex.PERSONS or head[:-1] in lex.THINGS or head in {"winkies", "munchkins", "ladies", "gnomes"}
+    return (
+        head.endswith("s")
+        and not head.endswith("ss")
+        and (head in lex.PERSONS or head in lex.THINGS)
+        and (
+            head[:-1] in lex.PERSONS
+            or head[:-1] in lex.THINGS
+            or head in {"winkies", "munchkins", "ladies", "gnomes"}
+        )
     )
 
 
 def _adjective_like(token: Token) -> bool:
     word = token.lower
-    return word not in lex.BREAKERS and word not in AUXILIARIES and not (
-        word in PAST and word not in _ADJECTIVE_PASTS
-    ) and "'" not in word and "’" not in word and word not in lex.ADVERBS
+    return (
+        word not in lex.BREAKERS
+        and word not in AUXILIARIES
+        and not (word in PAST and word not in _ADJECTIVE_PASTS)
+        and word not in _TIMES
+        and "'" not in word
+        and "’" not in word
+        and word not in lex.ADVERBS
+    )
 
 
+_TIMES = frozenset(
+    "morning day night evening afternoon minute moment instant time year week month hour next".split()
+)
 # Pasts that describe a noun more often than they end a subject.
 _ADJECTIVE_PASTS = frozenset("frightened painted astonished crooked wounded surprised tired learned".split())
 
@@ -235,7 +267,12 @@ def _name_end(toks: Sequence[Token], i: int) -> int:
             j += 1
         elif toks[j].lower == "of" and j + 1 < len(toks) and toks[j + 1].capital and _named_word(toks[j + 1]):
             j += 2
-        elif toks[j].lower == "of" and j + 2 < len(toks) and toks[j + 1].lower == "the" and _named_word(toks[j + 2]):
+        elif (
+            toks[j].lower == "of"
+            and j + 2 < len(toks)
+            and toks[j + 1].lower == "the"
+            and _named_word(toks[j + 2])
+        ):
             j += 3
         elif toks[j].text == "the" and j + 1 < len(toks) and _named_word(toks[j + 1]) and j == i + 1:
             j += 2
@@ -269,7 +306,12 @@ def asks_for(phrase: Phrase) -> str:
     if heads & lex.PERSONS or phrase.plural and phrase.named:
         return "Who"
     if phrase.named:
-        if capital in lex.PLACE_HEADS or capital in lex.THING_HEADS or capital in lex.PLACES or phrase.head in lex.THINGS:
+        if (
+            capital in lex.PLACE_HEADS
+            or capital in lex.THING_HEADS
+            or capital in lex.PLACES
+            or phrase.head in lex.THINGS
+        ):
             return "What"
         return "Who" if not phrase.text.lower().startswith(("the ", "a ")) else "Who or what"
     return "What" if heads & lex.THINGS else "Who or what"

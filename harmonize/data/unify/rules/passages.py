@@ -17,6 +17,9 @@ from harmonize.data.unify.rules.wording import Anchor, anchor_for
 from harmonize.data.unify.task import Failure, Pair, Task
 from harmonize.data.unify.validate import Duplicates, leaks
 
+# Longest sentence that wh-questions are built on, in words.
+LONGEST = 70
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -91,7 +94,7 @@ def _all(text: str, anchor: Anchor, settings: Settings) -> Iterator[_Made]:
             for pair in speech.who_said(said, anchor):
                 yield _Made(1, place, pair)
             if settings.clozes:
-                for pair in spoken(said, names, anchor, settings.max_per_sentence - 1):
+                for pair in spoken(said, names, anchor, settings.max_per_sentence):
                     yield _Made(3, place, pair)
         for sentence in _narrated(block):
             place += 1
@@ -102,7 +105,7 @@ def _all(text: str, anchor: Anchor, settings: Settings) -> Iterator[_Made]:
 def _about(sentence: str, scene: Scene, settings: Settings, place: int) -> Iterator[_Made]:
     taken: set[str] = set()
     count = 0
-    for clause in clauses(sentence, scene.names):
+    for clause in clauses(sentence, scene.names) if len(sentence.split()) <= LONGEST else ():
         for build in BUILDERS.values():
             for pair in build(clause, scene):
                 if count >= settings.max_per_sentence or pair.value.lower() in taken:

@@ -33,13 +33,15 @@ class Scene:
 def who(clause: Clause, scene: Scene) -> Iterator[Pair]:
     """Who (or what) did it: the subject is asked for."""
     subject, toks = clause.subject, clause.toks
+    if subject.head in _GENERIC and not subject.named:
+        return
     word = asks_for(subject)
     first = subject.last
     for stop in ends(clause, first, 5, 22):
         rest = toks[first:stop]
         if not stands_alone(rest, scene.names, subject, asked=True) or not _telling(rest):
             continue
-        predicate = clause.slice(first, stop)
+        predicate = f"{clause.adverb} {clause.slice(clause.verb, stop)}".strip()
         gapped = f"{blank(subject.text, subject.text, 0)} {predicate}."
         second = f"Which character {predicate}?" if word == "Who" and not subject.plural else ""
         yield _pair(scene, clause, f"{word} {predicate}?", subject.text, second, gapped)
@@ -60,6 +62,8 @@ def where(clause: Clause, scene: Scene) -> Iterator[Pair]:
     if not _rare(clause, verb, scene):
         return
     middle = clause.slice(verb + 1, first)
+    if not middle and _base(clause, verb) in verbs.VAGUE_VERBS:
+        return
     asked = _invert(clause, verb, "Where", middle)
     value = clause.slice(first, stop)
     if asked and stands_alone(clause.toks[first:stop], scene.names, clause.subject):
@@ -75,13 +79,15 @@ def what(clause: Clause, scene: Scene) -> Iterator[Pair]:
     stop, thing = _object(clause, first, scene)
     if stop is None or stop > clause.end:
         return
+    if toks[stop - 1].lower in _IDIOMS or toks[stop - 1].lower in lex.PREPOSITIONS:
+        return
     word = "What"
     if thing is not None and asks_for(thing) != "What":
         word = "Whom" if asks_for(thing) == "Who" else "Who or what"
     rest = ""
     for end in ends(clause, first, 1, 26):
         if end >= stop and stands_alone(toks[stop:end], scene.names, clause.subject):
-            rest = clause.slice(stop, end)
+            rest = clause.slice(stop, _alone(clause, stop, end))
             break
     if rest and toks[stop].lower not in _ADJUNCTS:
         return
@@ -106,7 +112,10 @@ def that(clause: Clause, scene: Scene) -> Iterator[Pair]:
     if verb is None or _base(clause, verb) not in verbs.THAT_VERBS or verb + 2 >= clause.end:
         return
     toks = clause.toks
-    if toks[verb + 1].lower != "that" or toks[verb + 2].lower in lex.BREAKERS - lex.SUBJECT_PRONOUNS - _CLAUSE_STARTS:
+    if (
+        toks[verb + 1].lower != "that"
+        or toks[verb + 2].lower in lex.BREAKERS - lex.SUBJECT_PRONOUNS - _CLAUSE_STARTS
+    ):
         return
     for stop in ends(clause, verb + 1, 4, 24):
         value = clause.slice(verb + 1, stop)
@@ -145,13 +154,16 @@ def why(clause: Clause, scene: Scene) -> Iterator[Pair]:
         if toks[j].lower != "because" or toks[j + 1].lower == "of":
             continue
         cause = j
-        end = next((k for k in range(j, sentence_end) if toks[k].text in {";", ".", "!", "?", ":", "--", "—"}), sentence_end)
+        end = next(
+            (k for k in range(j, sentence_end) if toks[k].text in {";", ".", "!", "?", ":", "--", "—"}),
+            sentence_end,
+        )
         effect = toks[verb + 1 : cause]
         if toks[cause - 1].lower in {"just", "only", "simply", "not", "or", "and", "partly"}:
             return
         if not 2 <= sum(t.word for t in effect) <= 18 or end - cause < 4 or end - cause > 28:
             return
-        if not stands_alone(effect, scene.names, clause.subject):
+        if _alone(clause, verb + 1, cause) != cause or not stands_alone(effect, scene.names, clause.subject):
             return
         asked = _invert(clause, verb, "Why", clause.slice(verb + 1, cause))
         value = clause.slice(cause, end)
@@ -167,8 +179,9 @@ def when(clause: Clause, scene: Scene) -> Iterator[Pair]:
         value = clause.sentence[toks[first].start : toks[stop - 1].end]
         if first < clause.subject.first:
             for end in ends(clause, clause.verb + 1, 2, 16):
+                end = _alone(clause, clause.verb + 1, end)
                 rest = toks[clause.verb + 1 : end]
-                if not stands_alone(rest, scene.names, clause.subject):
+                if sum(t.word for t in rest) < 2 or not stands_alone(rest, scene.names, clause.subject):
                     continue
                 asked = _invert(clause, clause.verb, "When", clause.slice(clause.verb + 1, end))
                 if asked:
@@ -177,7 +190,11 @@ def when(clause: Clause, scene: Scene) -> Iterator[Pair]:
                 return
         elif first > clause.verb + 1 and stop <= clause.end:
             rest = toks[clause.verb + 1 : first]
-            if sum(t.word for t in rest) > 18 or not stands_alone(rest, scene.names, clause.subject):
+            if (
+                _alone(clause, clause.verb + 1, first) != first
+                or sum(t.word for t in rest) > 18
+                or not stands_alone(rest, scene.names, clause.subject)
+            ):
                 return
             asked = _invert(clause, clause.verb, "When", clause.slice(clause.verb + 1, first))
             if asked:
@@ -195,17 +212,23 @@ def how_many(clause: Clause, scene: Scene) -> Iterator[Pair]:
     if toks[number].lower not in lex.NUMBERS and not re.fullmatch(r"\d[\d,]*", toks[number].text):
         return
     noun = number + 1
-    while noun < clause.end and toks[noun].word and toks[noun].lower not in lex.BREAKERS and noun - number < 5:
+    while (
+        noun < clause.end and toks[noun].word and toks[noun].lower not in lex.BREAKERS and noun - number < 5
+    ):
         noun += 1
     counted = toks[number + 1 : noun]
-    if not counted or not counted[-1].lower.endswith(("s", "men", "ren", "ple", "mice")) or counted[0].lower in lex.NUMBERS:
+    if (
+        not counted
+        or not counted[-1].lower.endswith(("s", "men", "ren", "ple", "mice"))
+        or counted[0].lower in lex.NUMBERS
+    ):
         return
     if any(t.lower in {"or", "times", "o'clock"} for t in counted):
         return
     for stop in ends(clause, first, 2, 24):
         if stop < noun or not stands_alone(toks[noun:stop], scene.names, clause.subject):
             continue
-        rest = clause.slice(noun, stop)
+        rest = clause.slice(noun, _alone(clause, noun, stop))
         if rest and toks[noun].lower not in _ADJUNCTS - {"and"}:
             return
         things = clause.slice(number + 1, noun)
@@ -237,9 +260,7 @@ _PLACE_FORMS = frozenset(form for form, base in verbs.PAST.items() if base in ve
 _OBJECT_FORMS = frozenset(form for form, base in verbs.PAST.items() if base in verbs.OBJECT_VERBS)
 
 
-def _pair(
-    scene: Scene, clause: Clause, question: str, value: str, second: str, gapped: str
-) -> Pair:
+def _pair(scene: Scene, clause: Clause, question: str, value: str, second: str, gapped: str) -> Pair:
     """A pair whose answer is the sentence, with a gap form (and `second`) as paraphrases."""
     others = [scene.anchor.ask(second)] if second else []
     if gapped:
@@ -258,6 +279,19 @@ def _gap_sentence(clause: Clause, first: int, stop: int) -> str:
     return gapped if re.search(r"[.!?]$", gapped) else gapped.rstrip(" ,;:-—") + "."
 
 
+def _alone(clause: Clause, first: int, stop: int) -> int:
+    """`stop`, or before a second verb ("and oiled ..."), which cannot stand in a question with "did"."""
+    toks = clause.toks
+    for j in range(first, stop - 1):
+        if toks[j].lower in {"and", "but", "or", "then"} or toks[j].text == ",":
+            near = [t.lower for t in toks[j + 1 : min(j + 4, stop)]]
+            while near and (near[0] in lex.ADVERBS | {"and", "then", "but"} or near[0].endswith("ly")):
+                near = near[1:]
+            if near and (near[0] in verbs.PAST or near[0] in verbs.AUXILIARIES):
+                return j
+    return stop
+
+
 def _telling(rest: Sequence[Token]) -> bool:
     """At least three words of content: without them nobody knows which event is meant."""
     content = [t for t in rest if t.word and t.lower not in lex.ENGLISH_STOP | lex.BREAKERS | lex.ADVERBS]
@@ -270,7 +304,9 @@ def _main_verb(clause: Clause) -> tuple[int | None, str]:
     if not clause.auxiliary:
         return i, ""
     i += 1
-    while i < clause.end and (toks[i].lower in lex.ADVERBS | {"been", "have"} or toks[i].lower.endswith("ly")):
+    while i < clause.end and (
+        toks[i].lower in lex.ADVERBS | {"been", "have"} or toks[i].lower.endswith("ly")
+    ):
         i += 1
     if i >= clause.end or not toks[i].word:
         return None, ""
@@ -289,7 +325,11 @@ def _invert(clause: Clause, verb: int, word: str, rest: str) -> str:
     """Question word + auxiliary + subject + verb + rest: moves the auxiliary, or brings in "did"."""
     toks = clause.toks
     subject = clause.subject.inside
-    if clause.subject.text[:1].isupper() and clause.subject.named and not clause.subject.text.startswith(("The ", "A ")):
+    if (
+        clause.subject.text[:1].isupper()
+        and clause.subject.named
+        and not clause.subject.text.startswith(("The ", "A "))
+    ):
         subject = clause.subject.text
     adverb = clause.adverb
     if clause.auxiliary:
@@ -324,8 +364,13 @@ def _place_phrase(clause: Clause, first: int, scene: Scene) -> int | None:
     if toks[i].lower in {"of", "the"} and toks[first].lower == "out":
         i += 1
     stop = _noun_run(clause, i)
-    while stop is not None and stop < clause.end and (
-        toks[stop].lower == "of" or (toks[stop].lower in lex.PLACE_PREPOSITIONS - {"to", "from"} and stop - first < 7)
+    while (
+        stop is not None
+        and stop < clause.end
+        and (
+            toks[stop].lower == "of"
+            or (toks[stop].lower in lex.PLACE_PREPOSITIONS - {"to", "from"} and stop - first < 7)
+        )
     ):
         more = _noun_run(clause, stop + 1)
         if more is None:
@@ -354,19 +399,32 @@ def _noun_run(clause: Clause, i: int) -> int | None:
         and not (toks[i].lower.endswith("ing") and i > start + 1 and toks[i].lower not in _ING_NOUNS)
         and not (toks[i].lower.endswith("ly") and toks[i].lower not in lex.NOT_ADVERBS)
         and not (i > start + 1 and toks[i].lower in verbs.PAST)
+        and not (i > start + 1 and toks[i].lower in _LOOSE)
         and i - start <= 6
     ):
         i += 1
     return i if i > start + (0 if toks[start].capital else 1) else None
 
 
-_ING_NOUNS = frozenset("king ring wing string thing morning evening ceiling building clothing being spring railing".split())
+# "The film was a success": which film is left open.
+_GENERIC = frozenset(
+    "film album series show song novel play movie season company club team band award book story poem".split()
+)
+# "She shook her head": an answer that says nothing.
+_IDIOMS = frozenset("head breath way eyes eye face hand hands mind arms arm".split())
+# Words after a noun that describe how, not what.
+_LOOSE = frozenset("close deep high low open loose shut good-bye goodbye free entitled titled full".split())
+_ING_NOUNS = frozenset(
+    "king ring wing string thing morning evening ceiling building clothing being spring railing".split()
+)
 
 
 def _object(clause: Clause, first: int, scene: Scene) -> tuple[int | None, Phrase | None]:
     """Index after the object that starts at `first`, and its phrase where it is a known one."""
     toks = clause.toks
-    thing = noun_phrase(clause.sentence, toks, first, scene.names, initial=False) if first < clause.end else None
+    thing = (
+        noun_phrase(clause.sentence, toks, first, scene.names, initial=False) if first < clause.end else None
+    )
     stop = _noun_run(clause, first)
     if thing is not None and (stop is None or thing.last >= stop):
         stop = thing.last
@@ -391,7 +449,16 @@ def _clean_stop(clause: Clause, stop: int) -> bool:
     if stop >= clause.end:
         return True
     token = clause.toks[stop]
-    return not token.word or token.lower in lex.CONJUNCTIONS | {"to", "with", "for", "from", "by", "again", "at", "in"}
+    return not token.word or token.lower in lex.CONJUNCTIONS | {
+        "to",
+        "with",
+        "for",
+        "from",
+        "by",
+        "again",
+        "at",
+        "in",
+    }
 
 
 def _time_spans(clause: Clause) -> Iterator[tuple[int, int]]:
@@ -404,7 +471,9 @@ def _time_spans(clause: Clause) -> Iterator[tuple[int, int]]:
         match = _TIME.match(text)
         if match is None:
             continue
-        stop = next((k for k in range(i, len(toks)) if toks[k].start >= toks[i].start + match.end()), len(toks))
+        stop = next(
+            (k for k in range(i, len(toks)) if toks[k].start >= toks[i].start + match.end()), len(toks)
+        )
         early = i == clause.opener and stop <= clause.subject.first
         if early or (clause.verb < i and _DATED.match(text)):
             yield i, stop
@@ -412,9 +481,11 @@ def _time_spans(clause: Clause) -> Iterator[tuple[int, int]]:
 
 _MONTH = "(?:" + "|".join(sorted(lex.MONTHS)) + ")"
 _DATE = rf"(?:{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:, \d{{4}})?|\d{{1,2}} {_MONTH}(?: \d{{4}})?|{_MONTH}(?:,? \d{{4}})?|\d{{4}}|the (?:\d{{2}})?\d0s)"
-_DATED = re.compile(rf"(?:[Ii]n|[Oo]n|[Bb]y|[Ss]ince|[Uu]ntil) (?:early |late |mid-)?{_DATE}\b(?! \w*(?:people|men))")
+_DATED = re.compile(
+    rf"(?:[Ii]n|[Oo]n|[Bb]y|[Ss]ince|[Uu]ntil) (?:early |late |mid-)?{_DATE}\b(?! (?:and|or|to) \d|[-–]\d)"
+)
 _TIME = re.compile(
-    rf"(?:(?:[Ii]n|[Oo]n|[Bb]y|[Ss]ince|[Uu]ntil) (?:early |late |mid-)?{_DATE}\b"
+    rf"(?:(?:[Ii]n|[Oo]n|[Bb]y|[Ss]ince|[Uu]ntil) (?:early |late |mid-)?{_DATE}\b(?! (?:and|or|to) \d|[-–]\d)"
     r"|(?:[Tt]he|[Tt]hat|[Tt]his) (?:next|same|following|very) (?:morning|day|evening|night|afternoon|week|year)\b"
     r"|(?:[Ii]n|[Dd]uring) the (?:early |late )?(?:morning|evening|afternoon|night)\b"
     r"|[Aa]t (?:noon|night|midnight|dawn|daybreak|sunset|sunrise|dusk|twilight|breakfast|dinner|supper)\b"

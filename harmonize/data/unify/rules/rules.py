@@ -74,5 +74,8 @@ class Rules:
     def _one(self, task: Task) -> list[Pair] | Failure:
         unify = self._unifiers.get(task.form)
         if unify is None:
-            return Failure("unsupported_form", f"the rules cannot write '{task.form}'; use rewriter=local or rewriter=server")
+            return Failure(
+                "unsupported_form",
+                f"the rules cannot write '{task.form}'; use rewriter=local or rewriter=server",
+            )
         return unify(task)

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 from harmonize.data.unify.rules.lexicon import ABBREVIATIONS
 
-_HEADING = re.compile(r"(?i)(chapter|part|book|section|volume|act|scene)\s+([ivxlcdm]+|\d+|[a-z]+)\b[.:]?.{0,60}$")
+_HEADING = re.compile(
+    r"(?i)(chapter|part|book|section|volume|act|scene)\s+([ivxlcdm]+|\d+|[a-z]+)\b[.:]?.{0,60}$"
+)
 _NUMBERED = re.compile(r"([IVXLCDM]+|\d+)[.)]\s*\S?.{0,60}$")
 _ILLUSTRATION = re.compile(r"\[[^\]]*\]|\{[^}]*\}|_{2,}|\*\s*\*[\s*]*")
 _EMPHASIS = re.compile(r"(?<![\w_])_([^_\n]+)_(?![\w_])")
+# "... in 2012.Moore has ...": a full stop without its space, as scraped text has it.
+_GLUED = re.compile(r"((?<=[a-z\d)][a-z\d)])\.)(?=[A-Z][a-z]{2})")
 _END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
 # A token: an abbreviation with its stop, an initial, a number, a word with inner hyphens and apostrophes, or one mark.
 _TOKEN = re.compile(
@@ -46,7 +50,9 @@ class Token:
     @property
     def capital(self) -> bool:
         """Whether it starts with a capital and is no shouted word."""
-        return self.text[0].isupper() and (len(self.text) == 1 or not self.text.isupper() or self.text[-1] == ".")
+        return self.text[0].isupper() and (
+            len(self.text) == 1 or not self.text.isupper() or self.text[-1] == "."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ def paragraphs(text: str) -> list[str]:
     for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
         if _is_layout(block):
             continue
+        block = _GLUED.sub(r"\1 ", block)
         line = " ".join(_ILLUSTRATION.sub(" ", _EMPHASIS.sub(r"\1", block)).split())
         if line and not is_heading(line):
             found.append(line)
@@ -129,10 +136,15 @@ def _single_marks(text: str) -> list[int]:
             opened = True
         elif c == "’" and opened and not after.isalnum():
             before = text[i - 1 : i]
-            if before in ".,!?;:—-)…”\"" or (before.isalpha() and not re.match(r" [a-z]", text[i + 1 : i + 3])):
+            if before in '.,!?;:—-)…”"' or (
+                before.isalpha() and not re.match(r" [a-z]", text[i + 1 : i + 3])
+            ):
                 marks.append(i)
                 opened = False
-            elif before.isalpha() and "’" not in text[i + 1 : (text.find("‘", i) if text.find("‘", i) > 0 else None)]:
+            elif (
+                before.isalpha()
+                and "’" not in text[i + 1 : (text.find("‘", i) if text.find("‘", i) > 0 else None)]
+            ):
                 marks.append(i)
                 opened = False
     return marks

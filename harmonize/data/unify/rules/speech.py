@@ -18,6 +18,13 @@ from harmonize.data.unify.task import Pair
 _AFTER = lex.BREAKERS | frozenset("looking and in with as who".split())
 _REPLIES = frozenset("answered replied said returned responded retorted".split())
 _ASKS = frozenset("asked inquired enquired said cried called demanded exclaimed".split())
+# Marks of layout, a broken-off end, an inner quotation that is cut in two, or a line in capitals.
+_BROKEN = re.compile(r"[\[\]_*<>|]|--['’”]*$|—$|^[^‘]*’[^\w]*‘|‘[^’]*$|\b[A-Z]{2,} [A-Z]{2,} [A-Z]{2,}")
+
+
+def broken(text: str) -> bool:
+    """Whether a piece of speech cannot be quoted on its own."""
+    return bool(_BROKEN.search(text)) or text.count("“") != text.count("”") or text.count('"') % 2 == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,12 @@ def _parts(text: str, paragraph: Sequence[Span], shown: int) -> Iterator[tuple[s
         if not span.speech:
             continue
         between = paragraph[i - 1].text if i and not paragraph[i - 1].speech else ""
-        if said and re.search(r"[,;]$", between) and re.search(r",$", said) and re.match(r"[a-z]|I\b", span.text):
+        if (
+            said
+            and re.search(r"[,;]$", between)
+            and re.search(r",$", said)
+            and re.match(r"[a-z]|I\b", span.text)
+        ):
             said, last = f"{said} {span.text}", i
             continue
         if said:
@@ -97,7 +109,11 @@ def _parts(text: str, paragraph: Sequence[Span], shown: int) -> Iterator[tuple[s
 def _shown(text: str, paragraph: Sequence[Span], first: int, last: int, shown: int) -> str:
     if shown < 0:
         return text[paragraph[first].start : paragraph[last].end].strip()
-    begin, end = paragraph[min(first, shown)], paragraph[max(last, shown)]
+    if shown and shown < first and paragraph[shown - 1].speech:
+        shown_first = shown - 1
+    else:
+        shown_first = shown
+    begin, end = paragraph[min(first, shown_first)], paragraph[max(last, shown)]
     start, stop = begin.start, end.end
     if not begin.speech:
         start = end_of_sentences(begin, text)
@@ -124,7 +140,9 @@ def _after(text: str, names: Names) -> tuple[Phrase, str, str] | None:
         if not _boundary(toks, speaker.last):
             return None
         return speaker, _listener(text, toks, speaker.last, names), toks[0].lower
-    speaker = noun_phrase(text, toks, 0, names, initial=toks[0].text[0].isupper() and not toks[0].lower == "the")
+    speaker = noun_phrase(
+        text, toks, 0, names, initial=toks[0].text[0].isupper() and not toks[0].lower == "the"
+    )
     if speaker is None or speaker.last >= len(toks):
         return None
     k = speaker.last
@@ -157,7 +175,16 @@ def _before(text: str, names: Names) -> tuple[Phrase, str, str] | None:
     for j in range(1, len(toks) - 1):
         if toks[j].text == ";" or (toks[j].lower in {"so", "and", "but"} and toks[j - 1].text in ",;"):
             start = j + 1
-    while start < len(toks) and toks[start].lower in {"then", "so", "but", "and", "at", "last", "finally", ","}:
+    while start < len(toks) and toks[start].lower in {
+        "then",
+        "so",
+        "but",
+        "and",
+        "at",
+        "last",
+        "finally",
+        ",",
+    }:
         start += 1
     speaker = noun_phrase(last, toks, start, names, initial=start == 0)
     if speaker is None or speaker.last >= len(toks):
@@ -179,6 +206,21 @@ def _other_speaker(text: str) -> bool:
     return any(word in SPEECH_VERBS or word in {"thought", "went"} for word in toks)
 
 
+def quotes(part: str, minimum: int, maximum: int, most: int) -> list[str]:
+    """Up to `most` stretches of a speech, each of whole sentences with at least `minimum` and about `maximum` words at most."""
+    found: list[str] = []
+    chosen: list[str] = []
+    for one in [*sentences(part), ""]:
+        text = " ".join(chosen)
+        if text and (not one or len(text.split()) >= minimum):
+            if minimum <= len(text.split()) <= maximum and text[0].isupper() and not broken(text):
+                found.append(text)
+            chosen = []
+        if one:
+            chosen.append(one)
+    return found[:most]
+
+
 def quotable(part: str, minimum: int, maximum: int) -> str:
     """The first sentences of a speech with at least `minimum` and at most `maximum` words, or empty."""
     chosen: list[str] = []
@@ -189,20 +231,16 @@ def quotable(part: str, minimum: int, maximum: int) -> str:
         if len(" ".join(chosen).split()) >= minimum and len(chosen) >= 2:
             break
     text = " ".join(chosen)
-    return text if len(text.split()) >= minimum and not re.search(r"[\[\]_]|--$|—$", text) else ""
+    return text if len(text.split()) >= minimum and not broken(text) else ""
 
 
 def who_said(said: Turn, anchor: Anchor) -> Iterator[Pair]:
-    """`Who says, "..."?` for up to two pieces of a speech, and to whom where the text tells."""
+    """`Who says, "..."?` for up to three pieces of a speech, and to whom where the text tells."""
     if said.speaker is None or asks_for(said.speaker) == "What":
         return
     speaker = said.speaker.inside
-    taken = 0
-    for part, evidence in said.parts:
-        quoted = quotable(part, 5, 30)
-        if not quoted or not quoted[0].isupper() or taken == 2:
-            continue
-        taken += 1
+    pieces = [(quoted, evidence) for part, evidence in said.parts for quoted in quotes(part, 5, 32, 2)]
+    for taken, (quoted, evidence) in enumerate(pieces[:3]):
         yield pair(
             anchor.ask(closed("Who says,", quoted)),
             f"{quote(quoted)} is said by {speaker}.",
@@ -213,7 +251,7 @@ def who_said(said: Turn, anchor: Anchor) -> Iterator[Pair]:
                 closed(f"Whose words{anchor.origin} are these:", quoted),
             ),
         )
-        if said.listener and taken == 1:
+        if said.listener and taken == 0:
             yield pair(
                 anchor.ask(closed(f"To whom does {speaker} say,", quoted)),
                 f"{_capital(speaker)} says it to {said.listener}.",
@@ -227,7 +265,13 @@ def replies(turns: Sequence[Turn | None], anchor: Anchor) -> Iterator[tuple[int,
     """`What does B answer when A asks, "..."?` for two paragraphs in a row, the first ending in a question."""
     for i in range(len(turns) - 1):
         asked, given = turns[i], turns[i + 1]
-        if asked is None or given is None or given.speaker is None or given.verb not in _REPLIES or not asked.complete:
+        if (
+            asked is None
+            or given is None
+            or given.speaker is None
+            or given.verb not in _REPLIES
+            or not asked.complete
+        ):
             continue
         question = sentences(asked.parts[-1][0])[-1]
         if not question.endswith("?") or not 3 <= len(question.split()) <= 25 or not question[0].isupper():
@@ -239,14 +283,17 @@ def replies(turns: Sequence[Turn | None], anchor: Anchor) -> Iterator[tuple[int,
         speaker = given.speaker.inside
         known = asked.speaker is not None and asked.verb in _ASKS and asked.speaker.text != given.speaker.text
         when = f"when {asked.speaker.inside} asks," if known and asked.speaker is not None else "when asked,"
-        yield i + 1, pair(
-            anchor.ask(closed(f"What does {speaker} answer {when}", question)),
-            f"{_capital(speaker)} answers, {quote(reply)}",
-            reply,
-            evidence,
-            (
-                anchor.ask(closed(f"How does {speaker} reply to the question", question)),
-                anchor.ask(closed(f"What is the reply of {speaker} to the question", question)),
+        yield (
+            i + 1,
+            pair(
+                anchor.ask(closed(f"What does {speaker} answer {when}", question)),
+                f"{_capital(speaker)} answers, {quote(reply)}",
+                reply,
+                evidence,
+                (
+                    anchor.ask(closed(f"How does {speaker} reply to the question", question)),
+                    anchor.ask(closed(f"What is the reply of {speaker} to the question", question)),
+                ),
             ),
         )
 

@@ -97,7 +97,9 @@ def past(base: str) -> str:
         return base + "d"
     if re.search(r"[^aeiou]y$", base):
         return base[:-1] + "ied"
-    if base in _DOUBLED or (re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", base) and base not in _SINGLE):
+    if base in _DOUBLED or (
+        re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", base) and base not in _SINGLE
+    ):
         return base + base[-1] + "ed"
     return base + "ed"
 

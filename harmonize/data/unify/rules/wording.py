@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harmonize.data.unify.task import Pair
 
 from harmonize.data.records import BLANK as GAP
+
 ANCHORS = ("auto", "always", "never")
 _MARKS = str.maketrans({"“": "'", "”": "'", '"': "'"})
 
@@ -39,7 +40,8 @@ def anchor_for(subject: str, text: str, mode: str) -> Anchor:
     """The anchor of a task.
 
     With `auto` (our choice) a subject is used as a title if it reads like one (a capital, no path or identifier, at most twelve
-    words) and does not occur in the text itself: whom a passage is about stands in it, its book's or chapter's title does not.
+    words) and does not occur in the text itself, nor, if it could be the name of a person, any of its words: whom a passage is
+    about stands in it, its book's or chapter's title does not.
 
     Args:
         subject: The task's subject.
@@ -51,8 +53,13 @@ def anchor_for(subject: str, text: str, mode: str) -> Anchor:
         return Anchor()
     if mode == "always":
         return Anchor(title)
+    held = " ".join(text.lower().split())
+    parts = title.split()
+    if len(parts) <= 4 and all(p[0].isupper() and p.lower() != "the" for p in parts):
+        if any(len(p) > 2 and p.lower().strip(".,") in held for p in parts):
+            return Anchor()
     readable = title[0].isupper() and len(title.split()) <= 12 and not re.search(r"[_/\\#]|\w-\d", title)
-    return Anchor(title if readable and title.lower() not in " ".join(text.lower().split()) else "")
+    return Anchor(title if readable and title.lower() not in held else "")
 
 
 def quote(text: str) -> str:
@@ -84,9 +91,7 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def pair(
-    question: str, answer: str, value: str, evidence: str, paraphrases: Sequence[str] = ()
-) -> Pair:
+def pair(question: str, answer: str, value: str, evidence: str, paraphrases: Sequence[str] = ()) -> Pair:
     """A pair with its whitespace normalised."""
     return Pair(
         question=" ".join(question.split()),
