@@ -13,13 +13,15 @@ from importlib import import_module
 
 from harmonize.errors import HarmonizeError, Interrupted, nearest
 
-_RUNS = ("unlearn", "evaluate", "finetune")
+_RUNS = ("unlearn", "evaluate", "finetune", "diagnose")
 
 # name -> (module:function, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "unlearn": ("harmonize.commands.runs:run", "unlearn, then evaluate (-m for a sweep)"),
     "evaluate": ("harmonize.commands.runs:run", "any checkpoint, any data set, any suite"),
     "finetune": ("harmonize.commands.runs:run", "make a target or gold model"),
+    "diagnose": ("harmonize.commands.runs:run", "do the roles' gradients agree, and how far apart is their data"),
+    "prepare": ("harmonize.commands.prepare:run", "corpora -> unified question-answer examples"),
     "reproduce-paper-table": (
         "harmonize.reporting.command:main",
         "a study as a table, beside the published numbers",

@@ -1,4 +1,4 @@
-"""The Hydra applications behind `unlearn`, `evaluate` and `finetune`: one function call per job.
+"""The Hydra applications behind `unlearn`, `evaluate`, `finetune` and `diagnose`: one function call per job.
 
 Launchers may run the functions below in other processes, so they depend on nothing but their module.
 """
@@ -20,6 +20,7 @@ RUNNERS: dict[str, str] = {
     "unlearn": "harmonize.unlearning.run:run",
     "evaluate": "harmonize.unlearning.measure:run",
     "finetune": "harmonize.unlearning.finetune:run",
+    "diagnose": "harmonize.unlearning.diagnose:run",
 }
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -50,7 +51,25 @@ def finetune(cfg: Any) -> Any:
     return _job("finetune", cfg)
 
 
-TASKS: dict[str, Callable[[Any], Any]] = {"unlearn": unlearn, "evaluate": evaluate, "finetune": finetune}
+def diagnose(cfg: Any) -> Any:
+    """One job of `harmonize diagnose`."""
+    return _job("diagnose", cfg)
+
+
+def prepare(cfg: Any) -> Any:
+    """`harmonize prepare`, which has no run folder."""
+    from harmonize.commands.prepare import job
+
+    return job(cfg)
+
+
+TASKS: dict[str, Callable[[Any], Any]] = {
+    "unlearn": unlearn,
+    "evaluate": evaluate,
+    "finetune": finetune,
+    "prepare": prepare,
+    "diagnose": diagnose,
+}
 
 
 def _job(command: str, cfg: Any) -> Any:

@@ -7,10 +7,11 @@ that a user sees all of them at once, before any model loads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harmonize.config import method_checks
+from harmonize.config import method_checks, prepare_checks
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
     at_least,
@@ -42,19 +43,20 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
 
     Args:
         cfg: Of the command's schema; values that are missing are left to `compose`.
-        command: unlearn, evaluate or finetune.
+        command: The command that runs it.
         multirun: Whether it is one job of a sweep that runs in this process.
     """
+    if command == "prepare":
+        return prepare_checks.check(cfg)
     checks: list[Callable[[], list[str]]] = [
         lambda: _run(cfg, multirun),
         lambda: _dataset(cfg),
         lambda: _model(cfg, command),
         lambda: _trainer(cfg),
-        lambda: _logger(cfg),
     ]
-    if command != "finetune":
-        checks += [lambda: _teacher(cfg), lambda: _suite(cfg)]
-    if command != "evaluate":
+    groups = {"logger": _logger, "teacher": _teacher, "suite": _suite}
+    checks += [partial(check, cfg) for group, check in groups.items() if group in cfg]
+    if command in ("unlearn", "finetune"):
         checks += [lambda: _peft(cfg), lambda: _optimizer(cfg), lambda: _precision(cfg, command)]
     if command == "unlearn":
         checks += [
@@ -62,6 +64,12 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
             lambda: method_checks.sampler(cfg),
             lambda: method_checks.stored_lists(cfg),
             lambda: _seams(cfg),
+        ]
+    if command == "diagnose":
+        checks += [
+            lambda: method_checks.method(cfg),
+            lambda: method_checks.stored_lists(cfg),
+            lambda: _draws(cfg),
         ]
     if command == "evaluate":
         checks.append(lambda: one_of("split", cfg.split, SPLITS))
@@ -259,6 +267,16 @@ def _teacher(cfg: Any) -> list[str]:
         problems += at_least(f"teacher.{key}", t[key], 1)
     problems += share("teacher.leak_limit", t.leak_limit)
     return problems + share("teacher.overrefusal_limit", t.overrefusal_limit)
+
+
+def _draws(cfg: Any) -> list[str]:
+    problems = at_least("rows", cfg.rows, 2) + at_least("draws", cfg.draws, 1)
+    return (
+        problems
+        + at_least("batch_rows", cfg.batch_rows, 1)
+        + positive("share", cfg.share)
+        + share("share", cfg.share)
+    )
 
 
 def _suite(cfg: Any) -> list[str]:

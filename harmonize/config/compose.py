@@ -23,6 +23,8 @@ COMMANDS: dict[str, type] = {
     "unlearn": schema.UnlearnConfig,
     "evaluate": schema.EvaluateConfig,
     "finetune": schema.FinetuneConfig,
+    "prepare": schema.PrepareConfig,
+    "diagnose": schema.DiagnoseConfig,
 }
 
 _HINTS = {

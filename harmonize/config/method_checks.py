@@ -27,7 +27,7 @@ def method(cfg: Any) -> list[str]:
         problems.append(
             "method.objectives is empty, so nothing would be trained. Choose a method: method=bidirectional."
         )
-    rows = to_plain(cfg.sampler.rows)
+    rows = to_plain(cfg.sampler.rows) if "sampler" in cfg else {}
     for name, entry in objectives.items():
         at = f"method.objectives.{name}"
         if not isinstance(entry, Mapping):

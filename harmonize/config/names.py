@@ -24,6 +24,7 @@ _HEAD = {
     "unlearn": ("method", "dataset", "seed"),
     "evaluate": ("dataset", "split", "seed"),
     "finetune": ("dataset", "seed"),
+    "diagnose": ("dataset", "seed"),
 }
 
 
