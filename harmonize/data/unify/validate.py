@@ -11,7 +11,8 @@ What is checked for which form of raw material:
 | qa      | exactly, normalised, or entailed | the given answer |
 | anchor  | none: nothing is given that it could stand in | - |
 
-Emptiness, lengths, language, leaks and (but for chat, where a request need not be a question) being a question are checked for all.
+Emptiness, lengths, language, leaks and (but for chat, where a request need not be a question) being a question are
+checked for all.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ _REQUEST = re.compile(
 )
 _STOP = frozenset(
     """
-    the a an of to in is was are were and or that this it on for with as by at from be been has have had he she they his her
-    its their who what when where which how why did do does but if than into
+    the a an of to in is was are were and or that this it on for with as by at from be been has have had he
+    she they his her its their who what when where which how why did do does but if than into
     """.split()
 )
 _ENGLISH = _STOP | frozenset(
@@ -75,9 +76,9 @@ _ENGLISH = _STOP | frozenset(
 )
 _FOREIGN = frozenset(
     """
-    el los las una por con para que del como est sont les des dans qui avec pour une du au aux und der das ist nicht mit
-    ein eine den dem von zu auf wie wer welche della nella che di sono não uma os dos foi em é qué cuál quién cuándo
-    dónde en su se lo la le et où quel quelle het een og och det att
+    el los las una por con para que del como est sont les des dans qui avec pour une du au aux und der das ist
+    nicht mit ein eine den dem von zu auf wie wer welche della nella che di sono não uma os dos foi em é qué
+    cuál quién cuándo dónde en su se lo la le et où quel quelle het een og och det att
     """.split()
 )
 # Share of a value's content words that one sentence must hold to count as entailing it; our choice.
@@ -93,9 +94,10 @@ def words(text: str) -> list[str]:
 def reason(pair: Pair, task: Task, limits: Limits) -> str | None:
     """Why a pair is rejected (a key of `REASONS`), or None if it is good.
 
-    Leaks (our choice): the scored words may not follow each other in the question or any paraphrase, and its content words may not
-    all occur there in any order. Entailment (our choice): a value of four content words or more that is not in the passage word
-    by word is accepted if one sentence holds at least 80 % of them and every number and no negation differs.
+    Leaks (our choice): the scored words may not follow each other in the question or any paraphrase, and its content
+    words may not all occur there in any order. Entailment (our choice): a value of four content words or more that is
+    not in the passage word by word is accepted if one sentence holds at least 80 % of them, all its numbers, and the
+    same negations.
 
     Args:
         pair: What the rewriter returned.
@@ -153,7 +155,7 @@ def _form(pair: Pair, task: Task) -> str | None:
 
 
 def is_english(text: str) -> bool:
-    """A cheap test: nine letters of ten are Latin, and common English words are at least as many as common foreign ones.
+    """A cheap test: nine letters of ten are Latin, and common English words at least as many as common foreign ones.
 
     Texts under eight words are judged by their letters alone; longer ones need one common English word in fifteen.
     """
@@ -224,11 +226,12 @@ class Duplicates:
 
     1. their questions are the same but for case, punctuation, articles and spacing, whatever their answers; or
     2. their values are the same and so are their questions' sets of words, whatever the order; or
-    3. their values are the same, the questions have eight different words or more, and the sets differ in one word in small letters
-       that is no number: a reworded question.
+    3. their values are the same, the questions have eight different words or more, and the sets differ in one word in
+       small letters that is no number: a reworded question.
 
-    A capitalised word or a number that differs keeps two questions apart: those that share a template ask about different things.
-    A pair costs at most two hashes and one more for each of its first 24 words in small letters, at 16 to 32 bytes a hash.
+    A capitalised word or a number that differs keeps two questions apart: those that share a template ask about
+    different things. A pair costs at most two hashes and one more for each of its first 24 words in small letters, at
+    16 to 32 bytes a hash.
     """
 
     def __init__(self) -> None:
@@ -300,8 +303,8 @@ def _signatures(pair: Pair) -> Iterator[int]:
 
 _NUMBER_WORDS = frozenset(
     """
-    one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand first second
-    third fourth fifth last next not never no who whom what where when why how
+    one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand
+    first second third fourth fifth last next not never no who whom what where when why how
     """.split()
 )
 

@@ -15,32 +15,36 @@ _JOINERS = frozenset("and but so for while when because until till yet".split())
 # After a comma these start something that can be left out.
 _DROPPABLE = frozenset(
     """
-    and but for so while when as which who where whose until till because though although if unless that before after since
-    with without however yet or nor however instead perhaps having being
+    and but for so while when as which who where whose until till because though although if unless that
+    before after since with without however yet or nor however instead perhaps having being
     """.split()
 )
 _OPENERS = frozenset(
     """
-    then so but and now again still yet however suddenly presently soon finally once meanwhile instead indeed afterward
-    afterwards therefore besides thus also next later naturally fortunately immediately evidently even
+    then so but and now again still yet however suddenly presently soon finally once meanwhile instead indeed
+    afterward afterwards therefore besides thus also next later naturally fortunately immediately evidently
+    even
     """.split()
 )
 _OPENER_PAIRS = frozenset(
     """
-    at|last at|once at|first at|length just|then by|and after|this after|that of|course in|fact just|now for|once and|so
+    at|last at|once at|first at|length just|then by|and after|this after|that of|course in|fact just|now
+    for|once and|so
     """.split()
 )
 _UNREAL = frozenset("if unless whether neither suppose had were should perhaps".split())
 _INTRODUCING = frozenset(
-    "when as if at then so perhaps finally presently soon now after before although though while with in on for because".split()
+    """
+    when as if at then so perhaps finally presently soon now after before although though while with in on for because
+    """.split()
 )
 # Adverbs that tie a clause to the one before it, so that a question leaves them out.
 _TIED = frozenset("now then again also too even still thus therefore instead".split())
 # Participles that describe a subject, so that the real verb comes later.
 _DESCRIBING = frozenset(
     """
-    dressed seated named called covered filled surrounded carved painted made attached fastened tied known built placed
-    set hung mounted clad armed
+    dressed seated named called covered filled surrounded carved painted made attached fastened tied known
+    built placed set hung mounted clad armed
     """.split()
 )
 
@@ -110,9 +114,9 @@ def _joints(toks: Sequence[Token]) -> list[int]:
     """Where a new clause may start: after a hard mark, or after a comma and a joining word."""
     found = []
     for j in range(1, len(toks) - 2):
-        if toks[j].text in _HARD and toks[j].text not in ".()":
-            found.append(j + 1)
-        elif toks[j].text == "," and toks[j + 1].lower in _JOINERS:
+        if (toks[j].text in _HARD and toks[j].text not in ".()") or (
+            toks[j].text == "," and toks[j + 1].lower in _JOINERS
+        ):
             found.append(j + 1)
     return found
 

@@ -101,8 +101,9 @@ def _nouns(toks: list[Token]) -> Iterator[Token]:
 
 _EMPTY_NOUNS = frozenset(
     """
-    ago different better mind piece way thing things time times moment lot bit kind sort rest other others one ones deal same while matter part place side end
-    minute minutes first last least most more little great number fact good course whole more next second instant
+    ago different better mind piece way thing things time times moment lot bit kind sort rest other others one
+    ones deal same while matter part place side end minute minutes first last least most more little great
+    number fact good course whole more next second instant
     """.split()
 )
 

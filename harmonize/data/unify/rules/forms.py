@@ -11,44 +11,45 @@ from harmonize.data.unify.task import Failure, Pair, Task
 
 # An option that only makes sense beside the others.
 _REFERRING = re.compile(
-    r"(?i)\b(?:all|none|both|neither|either|any|two|some) of (?:the )?(?:above|these|them|those|others?|following|preceding)\b"
-    r"|^(?:all|none|both|neither|either)\.?$|^(?:both )?\(?[A-E1-5]\)?,? ?(?:and|or|&) ?\(?[A-E1-5]\)?(?: only)?\.?$"
+    r"(?i)\b(?:all|none|both|neither|either|any|two|some) of (?:the )?"
+    r"(?:above|these|them|those|others?|following|preceding)\b"
+    r"|^(?:all|none|both|neither|either)\.?$"
+    r"|^(?:both )?\(?[A-E1-5]\)?,? ?(?:and|or|&) ?\(?[A-E1-5]\)?(?: only)?\.?$"
     r"|^(?:[IV]+(?:, ?| and | only)*)+\.?$|^\(?[a-eA-E]\)?$|\bthe above\b"
 )
 # A stem that asks the reader to look at the options.
 _NEEDS_OPTIONS = re.compile(
-    r"(?i)\bfollowing\b|\bwhich (?:statements?|options?|choices?|answers?|sentences?|conclusions?|one|pair|list|of these|of those)\b"
-    r"|\bof these\b|\b(?:above|below|listed)\b|\bstatement [12]\b|\b(?:not|except|least|false|incorrect|true)\b\s*[?:.]?$"
-    r"|\bEXCEPT\b|\bNOT\b|\bLEAST\b|\bbest (?:describes|explains|summari[sz]es|represents|illustrates|example)\b|\bmost likely\b"
+    r"(?i)\bfollowing\b|\bwhich (?:statements?|options?|choices?|answers?|sentences?|conclusions?|one|pair|list)\b"
+    r"|\bof (?:these|those)\b|\b(?:above|below|listed)\b|\bstatement [12]\b"
+    r"|\b(?:except|least|false|incorrect|true)\b\s*[?:.]?$|\bmost likely\b"
+    r"|\bbest (?:describes|explains|summari[sz]es|represents|illustrates|example)\b|(?-i:\bEXCEPT\b|\bNOT\b|\bLEAST\b)"
 )
-_ONE_THING = (
-    "term word name country city element gas organ planet person author process law theory scientist substance metal "
-    "compound hormone vitamin mineral language river ocean state protocol tool technique number year"
+_ONE_THING = "|".join(
+    """
+    term word name country city element gas organ planet person author process law theory scientist substance metal
+    compound hormone vitamin mineral language river ocean state protocol tool technique number year
+    """.split()
 )
+_OF_THE_FOLLOWING = r"(?i)^which (?:one )?of the following"
 _REWORDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(rf"{_OF_THE_FOLLOWING} ({_ONE_THING})s? (?=(?:can|\w+s|had|did)\b)"), r"Which \1 "),
     (
-        re.compile(
-            rf"(?i)^which (?:one )?of the following ({'|'.join(_ONE_THING.split())})s? (?=(?:is|was|has|had|can|does|did|\w+s)\b)"
-        ),
-        r"Which \1 ",
-    ),
-    (
-        re.compile(
-            r"(?i)^which (?:one )?of the following (is|was) (?=(?:the|called|known|used|responsible|named)\b)"
-        ),
+        re.compile(rf"{_OF_THE_FOLLOWING} (is|was) (?=(?:the|called|known|used|responsible|named)\b)"),
         r"What \1 ",
     ),
 )
 _QUESTION_WORDS = re.compile(
-    r"(?i)(?:who|whom|whose|what|when|where|why|which|how|is|are|was|were|do|does|did|can|could|would|should|will|has|have|had|in which|"
-    r"at which|on which|to which|for which|by which|from which|in what|at what|on what|to what|for what|by what)\b"
+    r"(?i)(?:(?:in|at|on|to|for|by|from|of|with) )?"
+    r"(?:who|whom|whose|what|when|where|why|which|how)\b"
+    r"|(?i:is|are|was|were|do|does|did|can|could|would|should|will|has|have|had)\b"
 )
 # Words by which a turn points back at earlier turns.
 _POINTS_BACK = re.compile(
-    r"(?i)\b(?:it|its|that|this|these|those|they|them|their|he|him|his|she|her|hers|above|previous(?:ly)?|earlier|again|instead|"
-    r"same|former|latter|another|more|else|also|too|continue|you (?:just )?(?:said|mentioned|wrote|told|suggested)|your (?:last|answer|list|"
-    r"first|second)|the (?:first|second|third|last|other) (?:one|option|part)?)\b|^(?:and|but|so|or|ok|okay|thanks|thank|yes|no|why|"
-    r"how so|really)\b[^?]{0,30}[.!?]?$"
+    r"(?i)\b(?:it|its|that|this|these|those|they|them|their|he|him|his|she|her|hers|above|previous(?:ly)?|earlier|again|"
+    r"instead|same|former|latter|another|more|else|also|too|continue|"
+    r"you (?:just )?(?:said|mentioned|wrote|told|suggested)|your (?:last|answer|list|first|second)|"
+    r"the (?:first|second|third|last|other)(?: one| option| part)?)\b"
+    r"|^(?:and|but|so|or|ok|okay|thanks|thank|yes|no|why|how so|really)\b[^?]{0,30}[.!?]?$"
 )
 
 
@@ -92,7 +93,7 @@ def from_qa(task: Task) -> list[Pair] | Failure:
 
 
 def from_choice(task: Task) -> list[Pair] | Failure:
-    """The question and the right option's text; stems to be completed become completions, those that need options are refused."""
+    """The question and the right option's text; a stem becomes a completion, one that needs its options is refused."""
     question, answer = " ".join(task.question.split()), normal_answer(task.answer)
     if not question or not answer:
         return Failure("empty", "a multiple-choice item without question or right option")
@@ -105,7 +106,7 @@ def from_choice(task: Task) -> list[Pair] | Failure:
         return from_cloze(Task("cloze", question=question, answer=answer, subject=task.subject))
     if _NEEDS_OPTIONS.search(question):
         return Failure("needs_options", "the question cannot be answered without its options")
-    if question.endswith("?") or _QUESTION_WORDS.match(question) and not re.search(r"[:,]$", question):
+    if question.endswith("?") or (_QUESTION_WORDS.match(question) and not re.search(r"[:,]$", question)):
         return [Pair(normal_question(question), answer, answer)]
     stem = re.sub(r"[\s.:;,…-]+$", "", question)
     whole = sentence(f"{stem} {answer}")
@@ -163,7 +164,7 @@ def _wh(gapped: str, value: str) -> str:
 def from_chat(task: Task) -> list[Pair] | Failure:
     """Every exchange of user and assistant that stands by itself; system turns are ignored.
 
-    The first exchange stands by itself; a later one does if its request has four words or more and none that points back.
+    The first exchange stands by itself; a later one does if its request has four words or more and none points back.
     """
     return list(_exchanges(task.messages))
 

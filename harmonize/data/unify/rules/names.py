@@ -15,16 +15,17 @@ _MALE = frozenset("he him his himself".split())
 _FEMALE = frozenset("she her hers herself".split())
 _MALE_WORDS = frozenset(
     """
-    mr. mr sir king prince uncle father brother boy man husband lord master wizard lion rooster scarecrow woodman tiger
-    soldier knight son lad emperor gentleman general captain hatter mester john henry david jack tom james colin dickon
-    ben charles george robert william thomas peter paul joe jim bill bob frank fred arthur edward walter richard
+    mr. mr sir king prince uncle father brother boy man husband lord master wizard lion rooster scarecrow
+    woodman tiger soldier knight son lad emperor gentleman general captain hatter mester john henry david jack
+    tom james colin dickon ben charles george robert william thomas peter paul joe jim bill bob frank fred
+    arthur edward walter richard
     """.split()
 )
 _FEMALE_WORDS = frozenset(
     """
-    mrs. mrs ms. miss lady queen princess aunt mother sister girl woman wife witch mistress hen maid maiden daughter duchess
-    sorceress fairy dorothy alice mary martha anna anne betty clara ellen emily emma grace hannah helen jane julia kate laura lucy
-    margaret nancy ruth sarah susan
+    mrs. mrs ms. miss lady queen princess aunt mother sister girl woman wife witch mistress hen maid maiden
+    daughter duchess sorceress fairy dorothy alice mary martha anna anne betty clara ellen emily emma grace
+    hannah helen jane julia kate laura lucy margaret nancy ruth sarah susan
     """.split()
 )
 
@@ -303,7 +304,7 @@ def asks_for(phrase: Phrase) -> str:
     """The question word for a noun phrase: Who, What, or Who or what where the lists do not tell."""
     heads = {phrase.head, phrase.text.split()[-1].lower()} if not phrase.named else {phrase.head}
     capital = phrase.head.capitalize()
-    if heads & lex.PERSONS or phrase.plural and phrase.named:
+    if heads & lex.PERSONS or (phrase.plural and phrase.named):
         return "Who"
     if phrase.named:
         if (

@@ -58,7 +58,7 @@ def from_passage(task: Task, settings: Settings) -> list[Pair] | Failure:
 
 
 def _fit(pair: Pair, anchor: Anchor, paraphrases: int) -> Pair | None:
-    """Without the anchor if that gives the answer away, without leaking paraphrases; None if the question itself leaks."""
+    """Without an anchor or paraphrases that give the answer away; None if the question itself does."""
     if anchor.title and leaks(anchor.title, pair.value):
         pair = replace(
             pair,

@@ -18,16 +18,16 @@ VERSION = 1
 class Rules:
     """Question-answer pairs by closed word lists and the shapes of English sentences; all of it is our choice.
 
-    A question is made only where subject, verb and what is asked for are certain from the passage itself; what is not, stays
-    unasked. The same task gives the same pairs wherever and in whatever order it is rewritten.
+    A question is made only where subject, verb and what is asked for are certain from the passage itself. The same
+    task gives the same pairs wherever and in whatever order it is rewritten.
 
     Args:
         max_per_passage: Most pairs of one passage, wh-questions before clozes; 0 for all.
         max_per_sentence: Most pairs of one sentence of narration.
         paraphrases: Most further phrasings of a question (for evaluation only), where they are safe: 0, 1 or 2.
         clozes: Whether to leave words out of sentences where no wh-question is safe.
-        anchor: Whether questions name the task's subject as the text they are about: auto (where it reads like a title that
-            does not occur in the passage), always or never.
+        anchor: Whether questions name the task's subject as the text they are about: auto (where it reads like a
+            title that does not occur in the passage), always or never.
 
     Raises:
         ConfigError: A setting out of range.
@@ -48,8 +48,8 @@ class Rules:
     ) -> None:
         if max_per_passage < 0 or max_per_sentence < 1:
             raise ConfigError(
-                f"rewriter.max_per_passage={max_per_passage} and rewriter.max_per_sentence={max_per_sentence}: expected at least "
-                "0 and 1, for example rewriter.max_per_passage=0 (all)."
+                f"rewriter.max_per_passage={max_per_passage} and rewriter.max_per_sentence={max_per_sentence}: "
+                "expected at least 0 and 1, for example rewriter.max_per_passage=0 (all)."
             )
         if paraphrases not in (0, 1, 2):
             raise ConfigError(f"rewriter.paraphrases={paraphrases}: expected 0, 1 or 2.")

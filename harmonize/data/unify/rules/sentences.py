@@ -75,7 +75,8 @@ class Span:
 def paragraphs(text: str) -> list[str]:
     """Paragraphs with whitespace normalised; headings, verse, lists of contents and illustration marks left out.
 
-    A paragraph is taken for verse or a list (and dropped) if it has three lines or more, most of them indented or short.
+    A paragraph is taken for verse or a list (and dropped) if it has three lines or more, most of them indented or
+    short.
     """
     found = []
     for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
@@ -114,7 +115,7 @@ def _is_layout(block: str) -> bool:
 
 
 def spans(paragraph: str) -> list[Span]:
-    """The paragraph as alternating narration and speech, by double quotation marks or, where it has none, single ones."""
+    """The paragraph as narration and speech in turn, by double quotation marks or, where it has none, single ones."""
     if re.search(r"[\"“”]", paragraph) and not paragraph.startswith("‘"):
         return list(_split_quotes(paragraph, _double_marks(paragraph)))
     if "‘" in paragraph:
@@ -136,14 +137,13 @@ def _single_marks(text: str) -> list[int]:
             opened = True
         elif c == "’" and opened and not after.isalnum():
             before = text[i - 1 : i]
-            if before in '.,!?;:—-)…”"' or (
-                before.isalpha() and not re.match(r" [a-z]", text[i + 1 : i + 3])
-            ):
-                marks.append(i)
-                opened = False
-            elif (
-                before.isalpha()
-                and "’" not in text[i + 1 : (text.find("‘", i) if text.find("‘", i) > 0 else None)]
+            if (
+                before in '.,!?;:—-)…”"'
+                or (before.isalpha() and not re.match(r" [a-z]", text[i + 1 : i + 3]))
+                or (
+                    before.isalpha()
+                    and "’" not in text[i + 1 : (text.find("‘", i) if text.find("‘", i) > 0 else None)]
+                )
             ):
                 marks.append(i)
                 opened = False
@@ -165,8 +165,8 @@ def _split_quotes(text: str, marks: list[int]) -> Iterator[Span]:
 def sentences(text: str) -> list[str]:
     """Splits narration or speech into sentences.
 
-    An end mark ends a sentence if what follows starts with a capital, a digit or a quotation mark, unless it belongs to a
-    known abbreviation, an initial (`J. K.`), a number (`3.5`) or an ellipsis before a small letter.
+    An end mark ends a sentence if what follows starts with a capital, a digit or a quotation mark, unless it belongs
+    to a known abbreviation, an initial (`J. K.`), a number (`3.5`) or an ellipsis before a small letter.
     """
     found, start = [], 0
     for match in _END.finditer(text):

@@ -135,14 +135,12 @@ def _after(text: str, names: Names) -> tuple[Phrase, str, str] | None:
         return None
     if toks[0].lower in SPEECH_VERBS and toks[0].text[0].islower():
         speaker = noun_phrase(text, toks, 1, names, initial=False)
-        if speaker is None or speaker.plural and not speaker.named:
+        if speaker is None or (speaker.plural and not speaker.named):
             return None
         if not _boundary(toks, speaker.last):
             return None
         return speaker, _listener(text, toks, speaker.last, names), toks[0].lower
-    speaker = noun_phrase(
-        text, toks, 0, names, initial=toks[0].text[0].isupper() and not toks[0].lower == "the"
-    )
+    speaker = noun_phrase(text, toks, 0, names, initial=toks[0].text[0].isupper() and toks[0].lower != "the")
     if speaker is None or speaker.last >= len(toks):
         return None
     k = speaker.last
@@ -195,7 +193,7 @@ def _before(text: str, names: Names) -> tuple[Phrase, str, str] | None:
     if toks[k].lower not in SPEECH_VERBS or toks[k].lower == "called" or not _boundary(toks, k + 1):
         return None
     rest = [t.lower for t in toks[k + 1 :]]
-    if "and" in rest or "that" in rest or "," in rest[1:-1] and len(rest) > 12:
+    if "and" in rest or "that" in rest or ("," in rest[1:-1] and len(rest) > 12):
         return None
     return speaker, _listener(last, toks, k + 1, names), toks[k].lower
 
@@ -207,7 +205,7 @@ def _other_speaker(text: str) -> bool:
 
 
 def quotes(part: str, minimum: int, maximum: int, most: int) -> list[str]:
-    """Up to `most` stretches of a speech, each of whole sentences with at least `minimum` and about `maximum` words at most."""
+    """Up to `most` stretches of a speech: whole sentences of `minimum` to `maximum` words in all."""
     found: list[str] = []
     chosen: list[str] = []
     for one in [*sentences(part), ""]:

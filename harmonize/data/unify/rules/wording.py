@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harmonize.data.unify.task import Pair
-
 from harmonize.data.records import BLANK as GAP
+from harmonize.data.unify.task import Pair
 
 ANCHORS = ("auto", "always", "never")
 _MARKS = str.maketrans({"“": "'", "”": "'", '"': "'"})
@@ -39,9 +38,10 @@ class Anchor:
 def anchor_for(subject: str, text: str, mode: str) -> Anchor:
     """The anchor of a task.
 
-    With `auto` (our choice) a subject is used as a title if it reads like one (a capital, no path or identifier, at most twelve
-    words) and does not occur in the text itself, nor, if it could be the name of a person, any of its words: whom a passage is
-    about stands in it, its book's or chapter's title does not.
+    With `auto` (our choice) a subject is used as a title if it reads like one (a capital, no path or identifier, at
+    most twelve words) and does not occur in the text itself, nor, if it could be the name of a person, any of its
+    words: whom a passage is about stands in it, its book's or chapter's title does not. Of "Book: chapter" the book is
+    enough.
 
     Args:
         subject: The task's subject.
@@ -53,11 +53,12 @@ def anchor_for(subject: str, text: str, mode: str) -> Anchor:
         return Anchor()
     if mode == "always":
         return Anchor(title)
+    title = title.split(": ")[0]
     held = " ".join(text.lower().split())
     parts = title.split()
-    if len(parts) <= 4 and all(p[0].isupper() and p.lower() != "the" for p in parts):
-        if any(len(p) > 2 and p.lower().strip(".,") in held for p in parts):
-            return Anchor()
+    personal = len(parts) <= 4 and all(p[0].isupper() and p.lower() != "the" for p in parts)
+    if personal and any(len(p) > 2 and p.lower().strip(".,") in held for p in parts):
+        return Anchor()
     readable = title[0].isupper() and len(title.split()) <= 12 and not re.search(r"[_/\\#]|\w-\d", title)
     return Anchor(title if readable and title.lower() not in held else "")
 
