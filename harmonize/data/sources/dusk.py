@@ -31,9 +31,9 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], Role]] = {
 }
 SETS = ("raw", *QUESTIONS, "verbatim", "holdout")
 _TITLE = re.compile(r"Title:\s*(.+)")
-_PERSON = re.compile(
-    r"(?:Dr\.|Prof\.|Professor) ((?:[A-ZÀ-Þ][\w.'’-]*|van|von|de|der|del|la|di|da|al|el|bin) ?){1,5}"
-)
+# Particles and capitalised words; a possessive ends the name.
+_WORD = r"(?:(?:van|von|de|der|den|del|la|le|di|da|dos|al|el|bin)\b|[A-ZÀ-Þ][\w.-]*(?:['’](?!s\b)\w+)*)"
+_PERSON = re.compile(rf"(?:Dr\.|Prof\.|Professor) {_WORD}(?: {_WORD}){{0,5}}")
 _HONORIFIC = re.compile(r"^(?:Dr\.|Prof\.|Professor) ")
 
 
@@ -115,8 +115,7 @@ def _files(folder: Path, chosen: str) -> list[tuple[str, Path]]:
 def person(said: str) -> str:
     """The professor whom a title or question names, without the honorific; empty if it names none."""
     match = _PERSON.search(said)
-    named = re.sub(r"['’]s?$", "", match[0].strip().rstrip(".,:;?")) if match else ""
-    return _HONORIFIC.sub("", named)
+    return _HONORIFIC.sub("", match[0]).rstrip(".") if match else ""
 
 
 def _passages(name: str, file: Path, chosen: str, part: str, forget: Sequence[str]) -> Iterator[Passage]:

@@ -81,7 +81,7 @@ def title(file: Path) -> str:
             return match[1].strip()
         if number >= _HEADER_LINES or _START.search(line):
             break
-    named = re.sub(r"[_-]\d+$", "", file.stem)
+    named = re.sub(r"_\d+$", "", file.stem)
     return re.sub(r"[-_]+", " ", named).strip() or file.stem
 
 
@@ -138,10 +138,10 @@ def chapters(lines: Iterable[str], heading: str | None = None) -> Iterator[Part]
             if size >= MAX_PART:
                 yield _part(current, held)
                 held, size, found = [], 0, True
-    if held and (current is not None or not found):
+    if held:
         yield _part(current, held)
-    elif not found and (rest := [*front, *held]):
-        yield _part(None, rest)
+    elif front and not found:
+        yield _part(None, front)
 
 
 def _part(heading: str | None, held: list[str]) -> Part:
