@@ -80,4 +80,5 @@ def _text(value: Any) -> str:
     """A text on one line; numbers as they are written; nothing for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
-    return " ".join(str(value).split())
+    # Half of a surrogate pair is valid in JSON and nowhere else.
+    return " ".join(str(value).encode("utf-8", "replace").decode().split())
