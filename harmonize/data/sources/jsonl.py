@@ -60,14 +60,15 @@ def read(
     renamed = {theirs: ours for ours, theirs in (columns or {}).items()}
 
     def stream() -> Iterator[Record]:
-        origins: dict[str, str] = {}
+        seen: set[int] = set()  # 64 bits of each id, not the ids themselves
         for file, own in found:
             for row in rows(file, required=tuple(renamed) if file.suffix == ".parquet" else ()):
                 record = _record(name, file, stems[file], _rename(row, renamed), own)
-                if record.id in origins:
-                    fail(file, row, "id", f"'{record.id}' is already used in {origins[record.id]}")
-                if "id" in row.data or "id" in (columns or {}):
-                    origins[record.id] = f"{file}, {row.place}"
+                given = "id" in row.data or "id" in (columns or {})
+                if given and hash(record.id) in seen:
+                    fail(file, row, "id", f"'{record.id}' is already used in an earlier row")
+                if given:
+                    seen.add(hash(record.id))
                 yield record
 
     return Source(name, stream, tuple(stems), licence, origin)

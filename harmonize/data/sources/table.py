@@ -61,15 +61,15 @@ def read(
     used = [question, answer, *options, *(c for c in (subject, id, value) if c)]
 
     def stream() -> Iterator[Record]:
-        origins: dict[str, str] = {}
+        seen: set[int] = set()  # 64 bits of each id, not the ids themselves
         for file, own in found:
             assert own is not None
             for row in rows(file, required=used):
                 identity = optional(file, row, id, f"{name}-{stems[file]}-{row.number}")
-                if id and identity in origins:
-                    fail(file, row, id, f"'{identity}' is already used in {origins[identity]}")
+                if id and hash(identity) in seen:
+                    fail(file, row, id, f"'{identity}' is already used in an earlier row")
                 if id:
-                    origins[identity] = f"{file}, {row.place}"
+                    seen.add(hash(identity))
                 yield example(file, row, identity, own)
 
     def example(file: Path, row: Row, identity: str, own: Role) -> Example:

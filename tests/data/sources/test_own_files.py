@@ -300,7 +300,7 @@ def test_columns_are_renamed_and_texts_are_passages(tmp_path: Path) -> None:
         (
             '{"id": "a", "question": "q", "answer": "a"}\n{"id": "a", "question": "r", "answer": "b"}',
             {"role": "forget"},
-            "line 2, field 'id': 'a' is already used in",
+            "line 2, field 'id': 'a' is already used in an earlier row",
         ),
     ],
 )
@@ -320,7 +320,7 @@ def test_rows_that_are_no_examples(
         ("Question,answer\nq,a\n", {}, "missing column 'question'. Is 'Question' meant by 'question'?"),
         ("question,answer\nq,\n", {}, "line 2, field 'answer': is empty"),
         ("question,answer,v\nq,a,b\n", {"value": "v"}, "field 'v': 'b' does not occur in the answer"),
-        ("question,answer,n\nq,a,1\nq,a,1\n", {"id": "n"}, "line 3, field 'n': '1' is already used in"),
+        ("question,answer,n\nq,a,1\nq,a,1\n", {"id": "n"}, "line 3, field 'n': '1' is already used in an earlier row"),
         (
             "question,answer,A,B\nq,C,x,y\n",
             {"choices": ["A", "B"]},
