@@ -180,7 +180,7 @@ def grounded(value: str, source: str) -> bool:
         return False
     for sentence in re.split(r"(?<=[.!?])[\"'”’)]*\s+|\n\s*\n", source):
         held = set(words(sentence))
-        firm = {w for w in content if w.isdigit()} | (_NEGATIONS & content)
+        firm = {w for w in content if w.isdigit() or w in _NUMBER_WORDS} | (_NEGATIONS & content)
         if (
             firm <= held
             and not (_NEGATIONS & held) - content

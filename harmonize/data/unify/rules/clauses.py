@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harmonize.data.unify.rules import lexicon as lex
 from harmonize.data.unify.rules.names import Names, Phrase, asks_for, gender_of, noun_phrase
 from harmonize.data.unify.rules.sentences import Token, tokens
+from harmonize.data.unify.rules.times import after_time
 from harmonize.data.unify.rules.verbs import AUXILIARIES, PAST
 
 _HARD = frozenset([";", ":", "--", "---", "—", "–", ".", "!", "?", "(", ")"])
@@ -136,6 +137,11 @@ def _subject_and_verb(
     found = _at(sentence, toks, i, names, initial=i == 0)
     if found is not None:
         return found
+    after = after_time(sentence, toks, i) if i < len(toks) else i
+    if after > i and toks[after].text != ",":
+        found = _at(sentence, toks, after, names, initial=False)
+        if found is not None:
+            return found
     # An introduction up to a comma: "When the sun rose, Dorothy ..."
     if i < len(toks) and (
         toks[i].lower in lex.PREPOSITIONS | lex.CONJUNCTIONS or toks[i].lower.endswith("ing")

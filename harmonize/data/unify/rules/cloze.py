@@ -83,11 +83,7 @@ def _nouns(toks: list[Token]) -> Iterator[Token]:
             or token.lower.endswith(("ly", "ing", "'s", "’s"))
         ):
             continue
-        ended = (
-            i + 1 >= len(toks)
-            or not toks[i + 1].word
-            or toks[i + 1].lower in lex.PREPOSITIONS - {"of"} | {"and", "that", "which"}
-        )
+        ended = _ends_phrase(toks, i)
         begins = any(
             toks[k].lower in lex.DETERMINERS
             and not (toks[k].lower == "her" and any(t.lower in BASES for t in toks[k + 1 : i + 1]))
@@ -99,17 +95,38 @@ def _nouns(toks: list[Token]) -> Iterator[Token]:
             yield token
 
 
+def _ends_phrase(toks: list[Token], i: int) -> bool:
+    """Whether a mark, a preposition or a joining word follows, and not a second adjective ("a small, square hole")."""
+    if i + 1 >= len(toks):
+        return True
+    after = toks[i + 1]
+    if after.text == "," and i + 2 < len(toks) and toks[i - 1].lower in lex.DETERMINERS:
+        return (
+            toks[i + 2].lower in lex.BREAKERS
+            or toks[i + 2].capital
+            or toks[i + 2].lower.endswith(("ing", "ly"))
+        )
+    if not after.word:
+        return after.text[0] in ".,;:!?)(-—"
+    return after.lower in lex.PREPOSITIONS - {"of"} | {"and", "that", "which"}
+
+
 _EMPTY_NOUNS = frozenset(
     """
-    ago different better mind piece way thing things time times moment lot bit kind sort rest other others one
-    ones deal same while matter part place side end minute minutes first last least most more little great
-    number fact good course whole more next second instant
+    ago somewhere anywhere different better mind piece way thing things time times moment lot bit kind sort
+    rest other others one ones deal same while matter part place side end minute minutes first last least most
+    more little great number fact good course whole next second instant
     """.split()
 )
 
 
 def _between(token: Token) -> bool:
-    return token.word and token.lower not in lex.BREAKERS and token.lower not in AUXILIARIES
+    return (
+        token.word
+        and token.lower not in {"one", "ones"}
+        and token.lower not in lex.BREAKERS
+        and token.lower not in AUXILIARIES
+    )
 
 
 def narration(text: str, names: Names, anchor: Anchor, taken: set[str], most: int) -> Iterator[Pair]:

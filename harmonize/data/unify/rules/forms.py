@@ -22,7 +22,8 @@ _NEEDS_OPTIONS = re.compile(
     r"(?i)\bfollowing\b|\bwhich (?:statements?|options?|choices?|answers?|sentences?|conclusions?|one|pair|list)\b"
     r"|\bof (?:these|those)\b|\b(?:above|below|listed)\b|\bstatement [12]\b"
     r"|\b(?:except|least|false|incorrect|true)\b\s*[?:.]?$|\bmost likely\b"
-    r"|\bbest (?:describes|explains|summari[sz]es|represents|illustrates|example)\b|(?-i:\bEXCEPT\b|\bNOT\b|\bLEAST\b)"
+    r"|\bbest (?:describes|explains|summari[sz]es|represents|illustrates|example)\b"
+    r"|^which (?:is|are) an? example|(?-i:\bEXCEPT\b|\bNOT\b|\bLEAST\b)"
 )
 _ONE_THING = "|".join(
     """
@@ -32,15 +33,17 @@ _ONE_THING = "|".join(
 )
 _OF_THE_FOLLOWING = r"(?i)^which (?:one )?of the following"
 _REWORDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(rf"{_OF_THE_FOLLOWING} ({_ONE_THING})s? (?=(?:can|\w+s|had|did)\b)"), r"Which \1 "),
+    (re.compile(rf"{_OF_THE_FOLLOWING} ({_ONE_THING})(?:es|s)? (?=(?:can|\w+s|had|did)\b)"), r"Which \1 "),
     (
         re.compile(rf"{_OF_THE_FOLLOWING} (is|was) (?=(?:the|called|known|used|responsible|named)\b)"),
         r"What \1 ",
     ),
+    (re.compile(r"(?i)^which (is|are|was|were) (?!(?:an?|the best) example)"), r"What \1 "),
 )
+# What starts like a question even without its mark; "When" and "Where" also open statements.
 _QUESTION_WORDS = re.compile(
-    r"(?i)(?:(?:in|at|on|to|for|by|from|of|with) )?"
-    r"(?:who|whom|whose|what|when|where|why|which|how)\b"
+    r"(?i)(?:(?:in|at|on|to|for|by|from|of|with) )?(?:who|whom|whose|what|why|which|how)\b"
+    r"|(?i:when|where) (?:is|are|was|were|did|do|does|will|can|could|should|would|has|have|had)\b"
     r"|(?i:is|are|was|were|do|does|did|can|could|would|should|will|has|have|had)\b"
 )
 # Words by which a turn points back at earlier turns.

@@ -66,7 +66,7 @@ def before_second_verb(clause: Clause, first: int, stop: int) -> int:
             near = [t.lower for t in toks[j + 1 : min(j + 4, stop)]]
             while near and (near[0] in lex.ADVERBS | {"and", "then", "but"} or near[0].endswith("ly")):
                 near = near[1:]
-            if near and (near[0] in verbs.PAST or near[0] in verbs.AUXILIARIES):
+            if near and (near[0] in verbs.PAST.keys() | verbs.AUXILIARIES or near[0].endswith("ed")):
                 return j
     return stop
 

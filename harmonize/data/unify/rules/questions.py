@@ -120,7 +120,11 @@ def what(clause: Clause, scene: Scene) -> Iterator[Pair]:
 def that(clause: Clause, scene: Scene) -> Iterator[Pair]:
     """What somebody found, knew or thought: the that-clause is asked for."""
     verb, _ = main_verb(clause)
-    if verb is None or base_of(clause, verb) not in verbs.THAT_VERBS or verb + 2 >= clause.end:
+    if (
+        verb is None
+        or base_of(clause, verb) not in verbs.THAT_VERBS - verbs.VAGUE_VERBS
+        or verb + 2 >= clause.end
+    ):
         return
     toks = clause.toks
     if (
@@ -172,7 +176,7 @@ def why(clause: Clause, scene: Scene) -> Iterator[Pair]:
         effect = toks[verb + 1 : cause]
         if toks[cause - 1].lower in {"just", "only", "simply", "not", "or", "and", "partly"}:
             return
-        if not 2 <= sum(t.word for t in effect) <= 18 or end - cause < 4 or end - cause > 28:
+        if not 1 <= sum(t.word for t in effect) <= 18 or end - cause < 4 or end - cause > 28:
             return
         if before_second_verb(clause, verb + 1, cause) != cause or not stands_alone(
             effect, scene.names, clause.subject

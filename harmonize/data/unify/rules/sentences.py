@@ -101,7 +101,7 @@ def is_heading(line: str) -> bool:
         return False
     if _HEADING.fullmatch(bare) or _NUMBERED.fullmatch(bare):
         return True
-    return len(bare.split()) <= 12
+    return len(bare.split()) <= 12 and not re.search(r"[\"“”‘]", bare)
 
 
 def _is_layout(block: str) -> bool:

@@ -11,7 +11,7 @@ from harmonize.data.unify.rules.clauses import _adverb
 from harmonize.data.unify.rules.names import Names, Phrase, asks_for, noun_phrase
 from harmonize.data.unify.rules.sentences import Span, Token, sentences, tokens
 from harmonize.data.unify.rules.verbs import SPEECH_VERBS
-from harmonize.data.unify.rules.wording import Anchor, closed, pair, quote
+from harmonize.data.unify.rules.wording import Anchor, closed, pair, quote, sentence
 from harmonize.data.unify.task import Pair
 
 # What may follow the speaker in "said the Lion ...": else more of a name or noun would be cut off.
@@ -285,7 +285,7 @@ def replies(turns: Sequence[Turn | None], anchor: Anchor) -> Iterator[tuple[int,
             i + 1,
             pair(
                 anchor.ask(closed(f"What does {speaker} answer {when}", question)),
-                f"{_capital(speaker)} answers, {quote(reply)}",
+                f"{_capital(speaker)} answers, {quote(sentence(reply))}",
                 reply,
                 evidence,
                 (

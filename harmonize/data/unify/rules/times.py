@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from harmonize.data.unify.rules import lexicon as lex
-from harmonize.data.unify.rules.clauses import Clause
+from harmonize.data.unify.rules.sentences import Token
+
+if TYPE_CHECKING:
+    from harmonize.data.unify.rules.clauses import Clause
 
 _MONTH = "(?:" + "|".join(sorted(lex.MONTHS)) + ")"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
@@ -26,6 +30,15 @@ _TIME = re.compile(
     r"|[Aa]fter (?:breakfast|dinner|supper|lunch|luncheon|tea)\b"
     r"|[Ee]arly (?:the )?(?:next|in the) morning\b|[Tt]hat (?:night|evening|afternoon|morning|day)\b)"
 )
+
+
+def after_time(sentence: str, toks: Sequence[Token], i: int) -> int:
+    """Index after a phrase of time that starts at token `i` and needs no comma ("At noon Dorothy ..."), or `i`."""
+    match = _TIME.match(sentence[toks[i].start :])
+    if match is None:
+        return i
+    end = toks[i].start + match.end()
+    return next((k for k in range(i, len(toks)) if toks[k].start >= end), i)
 
 
 def time_spans(clause: Clause) -> Iterator[tuple[int, int]]:
