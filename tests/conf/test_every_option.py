@@ -14,11 +14,20 @@ from harmonize.config.paths import conf_dir
 # What a user has to add to an option before it can run; peft=qlora needs hardware, so it is only composed.
 NEEDS = {
     "dataset/tofu": ["dataset.root=.", "model=hf", "model.name_or_path=.", "model.gold=null"],
+    "dataset/prepared": ["dataset.root=.", "model=hf", "model.name_or_path=.", "model.gold=null"],
+    "rewriter/local": ["rewriter.name_or_path=."],
+    "rewriter/server": ["rewriter.model=m"],
+    "anchors/written": ["rewriter=local", "rewriter.name_or_path=."],
     "dataset/local": ["dataset.root=.", "model=hf", "model.name_or_path=.", "model.gold=null"],
     "model/hf": ["model.name_or_path=."],
     "experiment/tofu": ["dataset.root=.", "model.name_or_path=."],
 }
+# Benchmarks are read from a folder; readers of one's own files compose without one.
+for reader in "arc blur dusk mmlu muse rwku tofu wmdp xstest".split():
+    NEEDS[f"source/{reader}"] = ["source.root=."]
 ONLY_COMPOSED = {"peft/qlora"}
+# What an option of another group of the same command needs.
+ALSO = {"finetune": ["from_scratch=false"], "prepare": ["source=books", "source.root=."]}
 GLOBAL = ("experiment", "hparams_search", "debug")
 
 
@@ -41,17 +50,17 @@ def belongs(group: str) -> str:
 def test_option_composes_and_its_targets_match(group: str, option: str) -> None:
     key = f"{group}/{option}"
     overrides = [f"{group}={option}", *NEEDS.get(key, [])]
-    if key == "dataset/tofu" or key == "dataset/local":
+    if key in ("dataset/tofu", "dataset/local", "dataset/prepared"):
         overrides += ["optimizer.lr=1e-5"]
-    extra = ["from_scratch=false"] if belongs(group) == "finetune" else []
-    cfg = compose_config(belongs(group), [*overrides, *extra], check=key not in ONLY_COMPOSED)
+    extra = ["source.root=."] if group == "source" else ALSO.get(belongs(group), [])
+    cfg = compose_config(belongs(group), [*extra, *overrides], check=key not in ONLY_COMPOSED)
     if group not in GLOBAL and "name" in cfg[group] and group != "hydra":
         assert cfg[group]["name"] == option
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_primary_config_composes(command: str) -> None:
-    compose_config(command)
+    compose_config(command, ALSO["prepare"] if command == "prepare" else ())
 
 
 @pytest.mark.parametrize(
@@ -69,6 +78,7 @@ def test_every_group_of_the_design_is_there() -> None:
     names = (
         "dataset model peft method teacher sampler gradient controller optimizer scheduler trainer callbacks"
     )
-    names += " suite attack logger experiment hparams_search debug paths hydra"
+    names += " suite attack logger experiment hparams_search debug paths hydra source rewriter anchors prompts"
+    names += " source rewriter prompts anchors"  # of `harmonize prepare`
     assert set(names.split()) == {p.name for p in conf_dir().iterdir() if p.is_dir()}
     assert not list(conf_dir().rglob("*.yml"))
