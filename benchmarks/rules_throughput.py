@@ -1,7 +1,7 @@
 """Time and peak memory of the `rules` rewriter over 1, 2, 4, ... books: time should grow linearly, memory not at all.
 
-Every size runs in a fresh process, which streams: read, cut, rewrite, validate, forget. The books of a folder are taken in
-order of their names, again and again. Prints a Markdown table and one JSON line per size; last, what the table of
+Every size runs in a fresh process, which streams: read, cut, rewrite, validate, forget. The books of a folder are
+taken in order of their names, again and again. Prints a Markdown table and one JSON line per size; last, what the table of
 near-duplicates costs per pair.
 
     python benchmarks/rules_throughput.py FOLDER [--sizes 1 2 4 8 16 32]
@@ -42,8 +42,8 @@ def main() -> None:
     print("| books | MB | pairs | CPU s | CPU s per MB | peak MiB |\n|---:|---:|---:|---:|---:|---:|")
     for row in rows:
         print(
-            f"| {row['books']} | {row['mb']:.2f} | {row['pairs']} | {row['cpu_s']:.1f} | {row['cpu_s'] / row['mb']:.2f} "
-            f"| {row['peak_mib']:.0f} |"
+            f"| {row['books']} | {row['mb']:.2f} | {row['pairs']} | {row['cpu_s']:.1f} "
+            f"| {row['cpu_s'] / row['mb']:.2f} | {row['peak_mib']:.0f} |"
         )
     print()
     for row in rows:

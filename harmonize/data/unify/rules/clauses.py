@@ -39,6 +39,13 @@ _INTRODUCING = frozenset(
     when as if at then so perhaps finally presently soon now after before although though while with in on for because
     """.split()
 )
+# Nouns that "it" hardly ever means.
+_NO_ANTECEDENTS = frozenset(
+    """
+    head face eyes eye hand hands arm arms leg legs foot feet hair nose mouth body heart voice time hour minute moment
+    night day morning evening year season spring summer autumn winter ground air earth way breakfast dinner supper
+    """.split()
+)
 # Adverbs that tie a clause to the one before it, so that a question leaves them out.
 _TIED = frozenset("now then again also too even still thus therefore instead".split())
 # Participles that describe a subject, so that the real verb comes later.
@@ -197,7 +204,7 @@ def ends(clause: Clause, first: int, minimum: int, maximum: int) -> list[int]:
         maximum: Greatest number of words.
     """
     toks = clause.toks
-    last = next((j for j in range(first + 1, clause.end) if _new_subject(toks, j)), clause.end)
+    last = next((j for j in range(first + 1, clause.end) if new_subject(toks, j)), clause.end)
     stops = {last}
     for j in range(first + 1, last):
         if toks[j].text == ",":
@@ -228,7 +235,7 @@ def ends(clause: Clause, first: int, minimum: int, maximum: int) -> list[int]:
     return kept
 
 
-def _new_subject(toks: Sequence[Token], j: int) -> bool:
+def new_subject(toks: Sequence[Token], j: int) -> bool:
     """Whether another clause with its own subject starts at token `j`."""
     nxt = toks[j + 1] if j + 1 < len(toks) else None
     if nxt is None:
@@ -237,7 +244,7 @@ def _new_subject(toks: Sequence[Token], j: int) -> bool:
         if nxt.lower in {"so", "but", "yet", "for", "while", "nor", "then", "however"}:
             return not (nxt.lower == "while" and j + 2 < len(toks) and toks[j + 2].lower.endswith("ing"))
         if nxt.lower == "and" and j + 2 < len(toks):
-            return _starts_clause(toks, j + 2)
+            return toks[j + 2].text == "," or _starts_clause(toks, j + 2)
         if nxt.lower in {"the", "only"} or nxt.capital:
             return nxt.lower == "only" or _starts_clause(toks, j + 1)
         return nxt.lower in {"he", "she", "it", "they", "there", "i", "we", "you"}
@@ -327,16 +334,14 @@ def stands_alone(toks: Sequence[Token], names: Names, subject: Phrase | None, *,
                 return False
             if subject is not None and gender_of(subject, names) and not things:
                 return False
-        elif word in {"the", "a", "an", "some", "his", "her"}:
-            things = True
         elif token.capital and names.known(token):
             people = True
         elif word in lex.PERSONS:
             people = things = True
+        elif word in lex.THINGS - _NO_ANTECEDENTS or (token.capital and i):
+            things = True
         elif word == "other" or word == "others" or word in {"former", "latter"}:
             return False
-        if word in {"his", "her", "their", "its"}:
-            things = True
     return len(seen) < 2 or people
 
 

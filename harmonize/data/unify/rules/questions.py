@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from harmonize.data.unify.rules import lexicon as lex
 from harmonize.data.unify.rules import verbs
-from harmonize.data.unify.rules.clauses import Clause, ends, stands_alone
+from harmonize.data.unify.rules.clauses import Clause, ends, new_subject, stands_alone
 from harmonize.data.unify.rules.grammar import (
     PLACE_FORMS,
     Scene,
@@ -175,6 +175,8 @@ def why(clause: Clause, scene: Scene) -> Iterator[Pair]:
         )
         effect = toks[verb + 1 : cause]
         if toks[cause - 1].lower in {"just", "only", "simply", "not", "or", "and", "partly"}:
+            return
+        if any(new_subject(toks, k) for k in range(verb + 1, cause)):
             return
         if not 1 <= sum(t.word for t in effect) <= 18 or end - cause < 4 or end - cause > 28:
             return

@@ -23,12 +23,12 @@ _DATED = re.compile(
 )
 _TIME = re.compile(
     rf"(?:(?:[Ii]n|[Oo]n|[Bb]y|[Ss]ince|[Uu]ntil) (?:early |late |mid-)?{_DATE}\b(?! (?:and|or|to) \d|[-–]\d)"
-    r"|(?:[Tt]he|[Tt]hat|[Tt]his) (?:next|same|following|very) (?:morning|day|evening|night|afternoon|week|year)\b"
+    r"|[Tt]he (?:next|same|following|very) (?:morning|day|evening|night|afternoon|week|year)\b"
     r"|(?:[Ii]n|[Dd]uring) the (?:early |late )?(?:morning|evening|afternoon|night)\b"
     r"|[Aa]t (?:noon|night|midnight|dawn|daybreak|sunset|sunrise|dusk|twilight|breakfast|dinner|supper)\b"
     r"|[Tt]owards? (?:evening|night|morning|noon|sunset)\b"
     r"|[Aa]fter (?:breakfast|dinner|supper|lunch|luncheon|tea)\b"
-    r"|[Ee]arly (?:the )?(?:next|in the) morning\b|[Tt]hat (?:night|evening|afternoon|morning|day)\b)"
+    r"|[Ee]arly (?:the )?(?:next|in the) morning\b)"
 )
 
 
