@@ -1,8 +1,8 @@
 """Time and peak memory of the `rules` rewriter over 1, 2, 4, ... books: time should grow linearly, memory not at all.
 
 Every size runs in a fresh process, which streams: read, cut, rewrite, validate, forget. The books of a folder are
-taken in order of their names, again and again. Prints a Markdown table and one JSON line per size; last, what the table of
-near-duplicates costs per pair.
+taken in order of their names, again and again. Prints a Markdown table and one JSON line per size; last, what the
+table of near-duplicates costs per pair.
 
     python benchmarks/rules_throughput.py FOLDER [--sizes 1 2 4 8 16 32]
 """
