@@ -17,6 +17,8 @@ from harmonize.data.sources.source import Source
 from harmonize.errors import ConfigError, DataError, did_you_mean
 
 ORIGIN = "https://huggingface.co/datasets/jinzhuoran/RWKU"
+# For attacks on the model, not for its training: read only if named.
+MEMBERSHIP = ("forget_mia", "retain_mia")
 _GAP = re.compile(r"_{2,}")
 _PROBE = re.compile(r"([^()]+?)\s*(?:\((\w+)\))?")
 _TARGET_FOLDER = re.compile(r"\d+_.+")
@@ -53,14 +55,15 @@ def read(
     `meta.set` names the set and `meta.probe` the kind of a probe: cloze, simple_question, and the attacks
     prefix_injection, affirmative_suffix, role_play, multiple_choice, reverse_query, synonym_manipulation,
     context_hint, incontext_learning and cross_lingual (in `meta.language`). RWKU's own split of all of it is test; it
-    gives no questions to train on, so splits are left open. Passages of retain_mia are about others than the target:
-    each is a subject of its own.
+    gives no questions to train on, so splits are left open. Passages of retain_mia are about others than the target,
+    who may be targets themselves: each is a subject of its own, and with many targets they contradict what is to be
+    forgotten.
 
     Args:
         name: Of the source.
         root: Folder with the sets as JSON or JSON Lines, one with `All/`, or with a folder a target (`1_Stephen_King`,
             also below `Target/`); or hf:jinzhuoran/RWKU.
-        sets: Which sets; null reads those that are there.
+        sets: Which sets; null reads those that are there but for membership. Named sets must be there.
         targets: Names of the people to forget; null takes all. Utility sets belong to nobody and are read whole.
 
     Raises:
@@ -73,7 +76,8 @@ def read(
         if chosen not in SETS:
             raise ConfigError(f"{name}: sets: unknown set '{chosen}'. {did_you_mean(chosen, SETS)}")
     folder = resolve_root(root, name, ORIGIN, [f"All/{stem}" for s in SETS.values() for stem in s.stems])
-    files = {key: found for key in sets or SETS if (found := _files(folder, SETS[key].stems))}
+    wanted = sets or [key for key in SETS if key not in MEMBERSHIP]
+    files = {key: found for key in wanted if (found := _files(folder, SETS[key].stems))}
     if absent := [key for key in sets or () if key not in files] or ([] if files else list(SETS)[:3]):
         raise DataError(missing(folder, absent, "RWKU's sets"))
 

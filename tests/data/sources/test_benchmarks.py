@@ -36,7 +36,7 @@ SOURCES: dict[str, Callable[[Path], tuple[Source, int]]] = {
         csv_count(*(d / "mmlu").rglob("*.csv")),
     ),
     "rwku": lambda d: (
-        rwku.read(root=str(d / "rwku")),
+        rwku.read(root=str(d / "rwku"), sets=list(rwku.SETS)),
         json_count(*(f for f in (d / "rwku").glob("*.jsonl") if f.stem != "intro")),
     ),
     "tofu": lambda d: (
@@ -75,7 +75,7 @@ def by_set(records: list[Record]) -> dict[str, list[Record]]:
 
 def test_rwku_keeps_probes_levels_targets_and_roles(shared: Path) -> None:
     root = shared / "data/rwku"
-    sets = by_set(list(rwku.read(root=str(root)).read()))
+    sets = by_set(list(rwku.read(root=str(root), sets=list(rwku.SETS)).read()))
     assert list(sets) == list(rwku.SETS)
     people = {json.loads(line)["target"] for line in (root / "intro.jsonl").read_text().splitlines()}
     for key, expected in rwku.SETS.items():
@@ -115,6 +115,9 @@ def test_rwku_of_chosen_targets_and_sets(shared: Path) -> None:
     assert [f.name for f in source.files] == ["forget_level2.jsonl", "utility_mmlu.jsonl"]
     every = {r.id: r for r in rwku.read(root=root).read()}
     assert all(every[r.id] == r for r in source.read()), "ids do not depend on what is chosen"
+    assert not {r.meta["set"] for r in every.values()} & set(rwku.MEMBERSHIP), (
+        "membership is read if it is named"
+    )
 
 
 def test_wmdp_is_for_evaluation_alone(shared: Path) -> None:

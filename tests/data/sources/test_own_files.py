@@ -320,7 +320,11 @@ def test_rows_that_are_no_examples(
         ("Question,answer\nq,a\n", {}, "missing column 'question'. Is 'Question' meant by 'question'?"),
         ("question,answer\nq,\n", {}, "line 2, field 'answer': is empty"),
         ("question,answer,v\nq,a,b\n", {"value": "v"}, "field 'v': 'b' does not occur in the answer"),
-        ("question,answer,n\nq,a,1\nq,a,1\n", {"id": "n"}, "line 3, field 'n': '1' is already used in an earlier row"),
+        (
+            "question,answer,n\nq,a,1\nq,a,1\n",
+            {"id": "n"},
+            "line 3, field 'n': '1' is already used in an earlier row",
+        ),
         (
             "question,answer,A,B\nq,C,x,y\n",
             {"choices": ["A", "B"]},
