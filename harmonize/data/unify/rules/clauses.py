@@ -172,7 +172,7 @@ def _at(
     if subject is None:
         return None
     verb = subject.last
-    while verb < len(toks) and (toks[verb].lower in lex.ADVERBS or _adverb(toks[verb])):
+    while verb < len(toks) and (toks[verb].lower in lex.ADVERBS or adverb_like(toks[verb])):
         verb += 1
     if verb >= len(toks) - 1:
         return None
@@ -188,7 +188,8 @@ def _at(
     return subject, verb
 
 
-def _adverb(token: Token) -> bool:
+def adverb_like(token: Token) -> bool:
+    """Whether a word in small letters ends like an adverb and is none of the known exceptions."""
     return token.lower.endswith("ly") and token.lower not in lex.NOT_ADVERBS and token.text[0].islower()
 
 
@@ -275,7 +276,7 @@ def _starts_clause(toks: Sequence[Token], i: int) -> bool:
     return False
 
 
-def stands_alone(toks: Sequence[Token], names: Names, subject: Phrase | None, *, asked: bool = False) -> bool:
+def stands_alone(toks: Sequence[Token], names: Names, subject: Phrase | None) -> bool:
     """Whether every pronoun among the tokens has something to refer to: the subject, or a noun before it.
 
     Our choice, on the strict side: pronouns of two genders, or of another gender than the subject's, count as dangling,
@@ -285,7 +286,6 @@ def stands_alone(toks: Sequence[Token], names: Names, subject: Phrase | None, *,
         toks: The tokens of a predicate or question, in order, without the subject.
         names: What the passage shows.
         subject: Whom pronouns may refer to.
-        asked: Whether the subject itself is asked for.
     """
     own = gender_of(subject, names) if subject is not None else ""
     seen: set[str] = set()
@@ -351,7 +351,7 @@ def _possessive(after: Token | None) -> bool:
         and after.word
         and after.lower not in lex.BREAKERS
         and after.lower not in lex.ADVERBS
-        and not _adverb(after)
+        and not adverb_like(after)
     )
 
 

@@ -17,8 +17,6 @@ ABBREVIATIONS = frozenset(
     """.split()
 )
 SUBJECT_PRONOUNS = frozenset("i you he she it we they one this that these those there who which what".split())
-# Third-person pronouns that point at something said before.
-OBJECT_PRONOUNS = frozenset("him them it us me you this these those".split())
 POSSESSIVES = frozenset("his her its their my your our".split())
 DETERMINERS = frozenset(
     "the a an his her its their some several many few two three four five six seven eight nine ten".split()
@@ -177,12 +175,5 @@ ENGLISH_STOP = frozenset(
     the a an of to in is was are were and or that this it on for with as by at from be been has have had he
     she they his her their its who what when where which how why did do does not but if than into you your i
     my we our can will would could there said one about says
-    """.split()
-)
-FOREIGN_STOP = frozenset(
-    """
-    el los las una por con para que del como est sont les des dans qui avec pour une du au aux und der das ist
-    nicht mit ein eine den dem von zu auf wie wer welche il della nella che di sono è não uma os dos foi em é
-    qué cuál quién cuándo dónde en su se lo la le et où quel quelle
     """.split()
 )

@@ -50,7 +50,7 @@ def who(clause: Clause, scene: Scene) -> Iterator[Pair]:
     first = subject.last
     for stop in ends(clause, first, 5, 22):
         rest = toks[first:stop]
-        if not stands_alone(rest, scene.names, subject, asked=True) or not telling(rest):
+        if not stands_alone(rest, scene.names, subject) or not telling(rest):
             continue
         predicate = f"{clause.adverb} {clause.slice(clause.verb, stop)}".strip()
         gapped = f"{blank(subject.text, subject.text, 0)} {predicate}."

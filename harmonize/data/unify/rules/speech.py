@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harmonize.data.unify.rules import lexicon as lex
-from harmonize.data.unify.rules.clauses import _adverb
+from harmonize.data.unify.rules.clauses import adverb_like
 from harmonize.data.unify.rules.names import Names, Phrase, asks_for, noun_phrase
 from harmonize.data.unify.rules.sentences import Span, Token, sentences, tokens
 from harmonize.data.unify.rules.verbs import SPEECH_VERBS
@@ -144,7 +144,7 @@ def _after(text: str, names: Names) -> tuple[Phrase, str, str] | None:
     if speaker is None or speaker.last >= len(toks):
         return None
     k = speaker.last
-    while k < len(toks) - 1 and _adverb(toks[k]):
+    while k < len(toks) - 1 and adverb_like(toks[k]):
         k += 1
     if toks[k].lower not in SPEECH_VERBS or not _boundary(toks, k + 1):
         return None
@@ -152,7 +152,7 @@ def _after(text: str, names: Names) -> tuple[Phrase, str, str] | None:
 
 
 def _boundary(toks: Sequence[Token], i: int) -> bool:
-    return i >= len(toks) or not toks[i].word or toks[i].lower in _AFTER or _adverb(toks[i])
+    return i >= len(toks) or not toks[i].word or toks[i].lower in _AFTER or adverb_like(toks[i])
 
 
 def _listener(text: str, toks: Sequence[Token], i: int, names: Names) -> str:
@@ -188,7 +188,7 @@ def _before(text: str, names: Names) -> tuple[Phrase, str, str] | None:
     if speaker is None or speaker.last >= len(toks):
         return None
     k = speaker.last
-    while k < len(toks) - 1 and (_adverb(toks[k]) or toks[k].lower in lex.ADVERBS):
+    while k < len(toks) - 1 and (adverb_like(toks[k]) or toks[k].lower in lex.ADVERBS):
         k += 1
     if toks[k].lower not in SPEECH_VERBS or toks[k].lower == "called" or not _boundary(toks, k + 1):
         return None
