@@ -264,8 +264,9 @@ def _library() -> Any:
         raise ConfigError(
             "rewriter=server needs the package openai: pip install 'harmonize[server]', or use rewriter=rules."
         ) from None
-    # OPENAI_LOG=debug would write requests, the material among them, into logs.
-    logging.getLogger("openai").setLevel(logging.WARNING)
+    # A line for every request; with OPENAI_LOG=debug all of the material.
+    for name in ("openai", "httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return openai
 
 

@@ -29,6 +29,14 @@ def reply(text: str, finish: str = "stop") -> bytes:
     return json.dumps(body).encode()
 
 
+def about(prompt: str) -> str:
+    """A pair about `<kind> <item> <sentence>`, so that prompts of that shape get different replies."""
+    _, item, *rest = [*prompt.split(), "", ""]
+    if not item.startswith("item"):
+        return PAIRS
+    return json.dumps([{"question": f"What is known about {item}?", "answer": " ".join(rest).strip()}])
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -85,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             "bad": (400, b'{"error": {"message": "SECRETPROMPT"}}'),
             "moved": (307, b""),
         }
-        status, body = answers.get(kind, (200, reply(PAIRS)))
+        status, body = answers.get(kind, (200, reply(about(prompt))))
         headers = {"Location": "http://192.0.2.1/v1/chat/completions"} if kind == "moved" else {}
         if kind == "limited":
             status, body = (429, b"") if attempt == 1 else (200, reply(PAIRS))

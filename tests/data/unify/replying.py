@@ -1,4 +1,4 @@
-"""A real language model, small and trained in seconds, that replies to two prompts in JSON and to others in nonsense."""
+"""A real language model, small and trained in seconds, that replies to two prompts in JSON and to one in prose."""
 
 from __future__ import annotations
 
