@@ -16,15 +16,17 @@ from torch.nn import Module, Parameter
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
-from harmonize.models.head import Head, answer_hidden
-from harmonize.objectives.inputs import Outputs
+from harmonize.models.head import Head, evaluating
 from harmonize.unlearning.controllers import Controller
-from harmonize.unlearning.gradient import Combiner
+from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
+from harmonize.unlearning.forward import Forward
+from harmonize.unlearning.gradient import Combiner, StepTools
 from harmonize.unlearning.steps import StepData, micro_batches
-from harmonize.unlearning.terms import Denominators, Term, denominators, losses, top_sizes
+from harmonize.unlearning.terms import Denominators, Term, denominators, losses
 
 if TYPE_CHECKING:
     from harmonize.models.cache import TeacherCache
+    from harmonize.models.reference import Reference
 
 Log = Callable[[dict[str, float], int], None]
 OptimizerFactory = Callable[[Sequence[Parameter]], torch.optim.Optimizer]
@@ -42,6 +44,7 @@ class UnlearningModule(L.LightningModule):
         student: Causal LM; parameters with `requires_grad` are trained.
         terms: The method's objectives.
         teacher: Its cache, or None if no term reads it.
+        reference: The untouched model's outputs, or None if no term reads them.
         optimizer, scheduler: Factories, called once training starts.
         combiner, controller: Gradient combination and term weights.
         pad_id: Fills padded columns.
@@ -52,6 +55,8 @@ class UnlearningModule(L.LightningModule):
         log_every: Steps between two logs.
         n_vocab: Valid token ids, where the head has padding rows.
         choose_worst: Picks a row from several candidates (worst-of-n prefills).
+        cosines_every: Steps between logs of the cosines between the terms' gradients; 0 = never. Such a step costs a
+            backward pass per (term, role) more, and one gradient of memory each.
     """
 
     def __init__(
@@ -66,12 +71,14 @@ class UnlearningModule(L.LightningModule):
         pad_id: int,
         seed: int,
         teacher: TeacherCache | None = None,
+        reference: Reference | None = None,
         accumulate: int = 1,
         clip: float | None = None,
         log: Log | None = None,
         log_every: int = 10,
         choose_worst: ChooseWorst | None = None,
         n_vocab: int | None = None,
+        cosines_every: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -79,18 +86,16 @@ class UnlearningModule(L.LightningModule):
         self.student = student
         self.terms = list(terms)
         self.pad_id, self.seed, self.accumulate, self.clip = pad_id, seed, accumulate, clip
-        # a namespace hides the teacher and the head from Module registration
+        # a namespace hides teacher, reference and head from Module registration
         self._parts = SimpleNamespace(
-            teacher=teacher,
-            head=Head.of(student, n_vocab=n_vocab),
+            forward=Forward(student, self.terms, teacher, reference, n_vocab),
             optimizer=optimizer,
             scheduler=scheduler,
             combiner=combiner,
             controller=controller,
             choose_worst=choose_worst,
         )
-        self._sizes = top_sizes(terms)
-        self._log, self._log_every = log, log_every
+        self._log, self._log_every, self._cosines_every = log, log_every, cosines_every
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self.trainable = [p for p in student.parameters() if p.requires_grad]
 
@@ -118,41 +123,49 @@ class UnlearningModule(L.LightningModule):
         torch.manual_seed(int(content_hash(self.seed, "dropout", step.step)[:15], 16))
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        rows = self._rows(step)
+        rows = self._parts.forward.place(self._rows(step))
         batches = micro_batches(rows, self.accumulate, self.pad_id)
         total = self._reduce(denominators(self.terms, batches))
         weights = self.controller.weights({t.name: t.weight for t in self.terms}, step.step)
         raw: dict[tuple[str, str], Tensor] = {}
+        tools = self._tools(optimizer, batches, total, weights, step.step)
+        apart: dict[tuple[str, str], list[Tensor | None]] = {}
         for batch in batches:
             found = self._forward(batch.to(self.device), total)
-            weighted = {
-                key: value * (weights[key[0]] * self._factor(*key) * self._world())
-                for key, value in found.items()
-            }
-            self._parts.combiner.accumulate(weighted, self.manual_backward)
+            weighted = self._weighted(found, weights)
+            if self._cosines_every and step.step % self._cosines_every == 0:
+                self._keep_apart(apart, weighted)
+            self._parts.combiner.accumulate(weighted, tools)
             for key, value in found.items():
                 raw[key] = raw.get(key, 0.0) + value.detach()
             self._timer.tokens += int(batch.attention_mask.sum())
-        self._parts.combiner.finish(self.trainable)
+        figures = self._parts.combiner.finish(tools)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
         if not math.isfinite(float(norm)) or not all(math.isfinite(float(v)) for v in raw.values()):
             self._refuse(raw, batches, total, step.step)
-        optimizer.step()
+        figures |= self._parts.combiner.take(tools)
         schedule: Any = self.lr_schedulers()
         schedule.step()
-        values = {key: float(v) for key, v in raw.items()}
+        values = self._reduce({key: float(v) for key, v in raw.items()})
         self.controller.update(values, step.step)
         self._report(values, weights, float(norm), optimizer, step.step)
+        more = figures if self._due(step.step) else {}
+        if apart:
+            more = {**more, **self._cosines(apart)}
+        if self._log is not None and more:
+            self._log(more, step.step + 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps trained weights only: a frozen base is not copied into every checkpoint."""
         names = {f"student.{n}" for n, p in self.student.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
         checkpoint["controller"] = self.controller.state_dict()
+        checkpoint["combiner"] = self._parts.combiner.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the controller; Lightning restores the rest."""
+        """Restores controller and combiner; Lightning restores the rest."""
         self.controller.load_state_dict(checkpoint.get("controller", {}))
+        self._parts.combiner.load_state_dict(checkpoint.get("combiner", {}))
 
     def _rows(self, step: StepData) -> list[Row]:
         if all(len(place) == 1 for place in step.places):
@@ -160,15 +173,58 @@ class UnlearningModule(L.LightningModule):
         if self._parts.choose_worst is None:
             raise ValueError("several candidate rows, but nothing to choose with")
         parts = self._parts
-        chosen: list[Row] = parts.choose_worst(self.student, parts.head, step.places, step.step)
+        chosen: list[Row] = parts.choose_worst(self.student, parts.forward.head, step.places, step.step)
         return chosen
 
     def _forward(self, batch: Batch, total: Denominators) -> dict[tuple[str, str], Tensor]:
-        if self._parts.teacher is not None:
-            self._parts.teacher.prepare(batch.cache_index)
-        hidden = answer_hidden(self.student, batch)
-        outputs = Outputs(batch, hidden, self._parts.head, self._parts.teacher, sizes=self._sizes)
-        return losses(self.terms, outputs, batch, total)
+        return losses(self.terms, self._parts.forward(batch), batch, total)
+
+    def _weighted(
+        self, found: Mapping[tuple[str, str], Tensor], weights: Mapping[str, float]
+    ) -> dict[tuple[str, str], Tensor]:
+        """Times weight and role's factor; DDP averages gradients over ranks, which `_world` undoes."""
+        return {k: v * (weights[k[0]] * self._factor(*k) * self._world()) for k, v in found.items()}
+
+    def _tools(
+        self,
+        optimizer: Any,
+        batches: Sequence[Batch],
+        total: Denominators,
+        weights: Mapping[str, float],
+        step: int,
+    ) -> StepTools:
+        def evaluate() -> dict[tuple[str, str], float]:
+            values: dict[tuple[str, str], float] = {}
+            with evaluating(self.student), torch.no_grad():
+                for batch in batches:
+                    for key, value in self._forward(batch.to(self.device), total).items():
+                        factor = weights[key[0]] * self._factor(*key)
+                        values[key] = values.get(key, 0.0) + factor * float(value)
+            return self._reduce(values)
+
+        return StepTools(
+            step, self.seed, self.trainable, optimizer, self.manual_backward, self._average, evaluate
+        )
+
+    def _average(self, tensors: Sequence[Tensor]) -> None:
+        if self._world() > 1:
+            for tensor in tensors:
+                torch.distributed.all_reduce(tensor)
+                tensor /= self._world()
+
+    def _keep_apart(
+        self, apart: dict[tuple[str, str], list[Tensor | None]], weighted: Mapping[tuple[str, str], Tensor]
+    ) -> None:
+        """Adds each (term, role)'s own gradient of a micro-batch; graph and `.grad` stay as they are."""
+        found = gradients({"/".join(k): v for k, v in weighted.items()}, self.trainable)
+        for key in weighted:
+            apart[key] = add(apart.get(key), found["/".join(key)])
+
+    def _cosines(self, apart: Mapping[tuple[str, str], list[Tensor | None]]) -> dict[str, float]:
+        for gradient in apart.values():
+            self._average([g for g in gradient if g is not None])
+        found = pairwise({"/".join(k): g for k, g in apart.items()}, [TOTAL] * len(self.trainable))[TOTAL]
+        return {f"cosine/{a}|{b}": v for (a, b), v in found.items() if math.isfinite(v)}
 
     def _factor(self, name: str, role: str) -> float:
         return next(t.roles[role] for t in self.terms if t.name == name)
@@ -177,7 +233,7 @@ class UnlearningModule(L.LightningModule):
         return int(self.trainer.world_size)
 
     def _reduce(self, total: Denominators) -> Denominators:
-        """Sums the denominators over ranks; DDP averages gradients, which `_world` undoes."""
+        """Sums denominators or losses over ranks."""
         if self._world() == 1:
             return total
         keys = sorted(total)
@@ -209,6 +265,10 @@ class UnlearningModule(L.LightningModule):
                     bad[f"{name}/{role}"] = None
         return list(bad)
 
+    def _due(self, step: int) -> bool:
+        """Whether a step is logged: every so many, and the first."""
+        return step == 0 or (step + 1) % self._log_every == 0
+
     def _report(
         self,
         raw: Mapping[tuple[str, str], float],
@@ -217,11 +277,11 @@ class UnlearningModule(L.LightningModule):
         optimizer: Any,
         step: int,
     ) -> None:
-        done = step + 1
         weighted = {k: v * weights[k[0]] * self._factor(*k) for k, v in raw.items()}
         self.log("loss", sum(weighted.values()), prog_bar=True, logger=False, batch_size=1)
-        if self._log is None or (done % self._log_every and done != 1):
+        if self._log is None or not self._due(step):
             return
+        done = step + 1
         now = time.perf_counter()
         metrics = {"train/loss": sum(weighted.values()), "train/grad_norm": norm}
         metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])

@@ -20,7 +20,7 @@ from harmonize.unlearning.finetune import RowSampler, dialogue_rows
 from harmonize.unlearning.gradient import Sum
 from harmonize.unlearning.teaching import check_lengths
 from harmonize.unlearning.worst import WorstPrefill
-from tests.unlearning.toy import make_rows, tiny_llama
+from tests.unlearning.toy import make_rows, make_tools, tiny_llama
 
 
 def rates(name: str, steps: int, **settings: float) -> list[float]:
@@ -54,10 +54,9 @@ def test_controllers() -> None:
 
 def test_sum_is_one_backward() -> None:
     calls = []
-    x = torch.tensor(2.0, requires_grad=True)
-    Sum().accumulate(
-        {("a", "r"): x * 3, ("b", "r"): x * x}, lambda loss: (calls.append(1), loss.backward())[1]
-    )
+    x = torch.nn.Parameter(torch.tensor(2.0))
+    tools = make_tools([x], backward=lambda loss: (calls.append(1), loss.backward())[1])
+    Sum().accumulate({("a", "r"): x * 3, ("b", "r"): x * x}, tools)
     assert x.grad is not None and float(x.grad) == 7.0 and len(calls) == 1
 
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harmonize.data.batch import Row
 from harmonize.objectives.likelihood import cross_entropy, gradient_ascent
 from harmonize.unlearning.controllers import Fixed
-from harmonize.unlearning.gradient import Sum
+from harmonize.unlearning.gradient import StepTools, Sum
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.schedules import constant
 from harmonize.unlearning.terms import Term
@@ -79,6 +79,19 @@ def make_module(model: Any = None, **changes: Any) -> UnlearningModule:
     return UnlearningModule(
         tiny_llama() if model is None else model, settings.pop("terms", terms()), **settings
     )
+
+
+def make_tools(parameters: list[torch.nn.Parameter], **changes: Any) -> StepTools:
+    settings: dict[str, Any] = {
+        "step": 0,
+        "seed": 0,
+        "optimizer": torch.optim.SGD(parameters, lr=0.1),
+        "backward": lambda loss: loss.backward(),
+        "average": lambda tensors: None,
+        "evaluate": dict,
+        **changes,
+    }
+    return StepTools(parameters=parameters, **settings)
 
 
 def trainer_settings(**changes: Any) -> SimpleNamespace:

@@ -1,0 +1,96 @@
+"""Which (term, role) losses share a gradient when gradients are kept apart: `gradient.groups`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from harmonize.errors import ConfigError, did_you_mean
+
+FORGET, RETAIN = "forget", "retain"
+SIDES = (FORGET, RETAIN)
+Groups = str | Mapping[str, Sequence[str]]
+
+RULES: dict[str, Callable[[str, str], str]] = {
+    "sides": lambda term, role: FORGET if role == FORGET else RETAIN,
+    "terms": lambda term, role: term,
+    "roles": lambda term, role: role,
+    "pairs": lambda term, role: f"{term}/{role}",
+}
+
+
+def group_of(groups: Groups, term: str, role: str) -> str:
+    """The group of a (term, role) loss.
+
+    Args:
+        groups: `sides` (the forget role against all others), `terms`, `roles`, `pairs` (every loss alone), or a mapping
+            of group to selectors: `term/role`, a term or a role. The most specific selector wins.
+        term, role: Of the loss.
+
+    Raises:
+        ConfigError: No such rule, or no selector covers the loss.
+    """
+    if isinstance(groups, str):
+        if groups not in RULES:
+            raise ConfigError(f"gradient.groups={groups}: {did_you_mean(groups, RULES)}")
+        return RULES[groups](term, role)
+    owners = {str(s): str(name) for name, selectors in groups.items() for s in selectors}
+    for selector in (f"{term}/{role}", term, role):
+        if selector in owners:
+            return owners[selector]
+    raise ConfigError(
+        f"gradient.groups leaves out the loss {term}/{role}. Add it to a group, for example "
+        f"gradient.groups.{next(iter(groups), RETAIN)}=[{term}/{role}]."
+    )
+
+
+def group_problems(groups: Any, losses: Iterable[tuple[str, str]], sides_only: bool) -> list[str]:
+    """What is wrong with `gradient.groups`, for the (term, role) losses of a configuration.
+
+    Args:
+        groups: As configured.
+        losses: Every (term, role) that is trained.
+        sides_only: The combiner knows two groups, forget and retain, and needs both.
+    """
+    pairs = list(losses)
+    if not isinstance(groups, str | Mapping):
+        return [f"gradient.groups={groups}: expected a rule or a mapping. For example gradient.groups=sides."]
+    if isinstance(groups, Mapping):
+        problems = [
+            f"gradient.groups.{name}={selectors}: expected a list of terms and roles. "
+            f"For example gradient.groups.{name}=[forget]."
+            for name, selectors in groups.items()
+            if isinstance(selectors, str) or not isinstance(selectors, Sequence)
+        ]
+        known = {s for term, role in pairs for s in (term, role, f"{term}/{role}")}
+        if not problems:
+            named = [(name, str(s)) for name, selectors in groups.items() for s in selectors]
+            problems = [
+                f"gradient.groups.{name}: '{s}' is no trained term or role. {did_you_mean(s, known)} "
+                f"Correct it in gradient.groups.{name}."
+                for name, s in named
+                if s not in known
+            ]
+            twice = {s for _, s in named if sum(s == t for _, t in named) > 1}
+            problems += [
+                f"gradient.groups names '{s}' more than once. Keep it in one group." for s in sorted(twice)
+            ]
+        if problems:
+            return problems
+    try:
+        found = {group_of(groups, *pair) for pair in pairs}
+    except ConfigError as error:
+        return list(error.problems)
+    if not sides_only or not pairs:
+        return []
+    if strange := sorted(found - set(SIDES)):
+        return [
+            f"gradient.groups makes the group '{strange[0]}', but this combination knows forget and retain alone. "
+            "Use gradient.groups=sides."
+        ]
+    return [
+        f"This gradient combination needs losses of both sides, and none is in the group '{side}'. "
+        "Choose a method that trains on both (method=grad_diff), or gradient=sum."
+        for side in SIDES
+        if side not in found
+    ]
