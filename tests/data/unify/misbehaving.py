@@ -73,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             print(json.dumps(line), flush=True)
         if kind == "slow":
             time.sleep(0.15)
+        if kind == "slower":
+            time.sleep(0.3)
         if kind == "hang":
             time.sleep(2)
         if kind == "drop":

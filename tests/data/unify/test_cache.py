@@ -108,7 +108,7 @@ def prepare(bad: Any, replying: ModuleType, tmp_path: Path) -> Any:
         {
             "role": "forget" if i % 2 else "retain",
             "subject": f"item{i}",
-            "text": f"slow item{i} The dog with the number {i} is the one that has a bone.",
+            "text": f"slower item{i} The dog with the number {i} is the one that has a bone.",
         }
         for i in range(ITEMS)
     ]
@@ -158,18 +158,18 @@ def _kept(cache: Path) -> int:
 def test_killed_and_interrupted_it_goes_on_where_it_was(prepare: Any, bad: Any, tmp_path: Path) -> None:
     """SIGKILL, then Ctrl-C, then to the end: the server is asked only for what was missing, and nothing shows."""
     cache, output = tmp_path / "cache", tmp_path / "oz"
-    start = len(bad.requests("slow"))
+    start = len(bad.requests("slower"))
     killed = prepare(output, cache)
-    _until(lambda: len(bad.requests("slow")) >= start + 9, killed)
+    _until(lambda: len(bad.requests("slower")) >= start + 9, killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert not output.exists()
     time.sleep(0.5)  # requests that were under way reach the log
-    kept, asked = _kept(cache), len(bad.requests("slow"))
+    kept, asked = _kept(cache), len(bad.requests("slower"))
     assert 5 <= kept <= asked - start < ITEMS  # at most the requests under way are lost
 
     stopped = prepare(output, cache)
-    _until(lambda: len(bad.requests("slow")) >= asked + 9, stopped)
+    _until(lambda: len(bad.requests("slower")) >= asked + 9, stopped)
     stopped.send_signal(signal.SIGINT)
     _, errors = stopped.communicate(timeout=300)
     assert stopped.returncode == 130, errors
@@ -178,11 +178,11 @@ def test_killed_and_interrupted_it_goes_on_where_it_was(prepare: Any, bad: Any, 
     assert f"{kept} rewrites are kept in" in errors and "type the same command again" in errors
     assert "Traceback" not in errors and first < kept < ITEMS
 
-    asked = len(bad.requests("slow"))
+    asked = len(bad.requests("slower"))
     resumed = prepare(output, cache)
     out, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, errors
-    assert len(bad.requests("slow")) - asked == ITEMS - kept
+    assert len(bad.requests("slower")) - asked == ITEMS - kept
     assert f"{ITEMS - kept} asked of the rewriter now, {kept} were in the cache." in out
     assert "dataset=prepared dataset.root=" in out
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".oz")]
