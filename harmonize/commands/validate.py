@@ -8,7 +8,7 @@ from harmonize.commands.runs import Arguments, expand, split_arguments
 from harmonize.errors import ConfigError, HarmonizeError
 
 _HELP = """\
-Usage: harmonize validate [unlearn|evaluate|finetune] [-m] [overrides]
+Usage: harmonize validate [unlearn|evaluate|finetune|prepare] [-m] [overrides]
 
 Composes and checks a configuration (of a sweep, every value), then reads the data and tells what is there.
 Nothing is trained, and nothing is written.
@@ -46,12 +46,24 @@ def run(argv: list[str]) -> int:
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     print(f"The configuration of {command} is sound" + (f" ({len(jobs)} variants)." if sweep else "."))
+    if command == "prepare":
+        _sources(composed[0])
+        return 0
     seen: set[str] = set()
     for cfg in composed:
         if (key := str(cfg.dataset)) not in seen:
             seen.add(key)
             _data(cfg)
     return 0
+
+
+def _sources(cfg: Any) -> None:
+    from harmonize.commands.prepare import open_sources
+
+    for name, source in open_sources(cfg).items():
+        print(f"{name}: {len(source.files)} file(s), licence: {source.licence or 'unknown'}")
+        for note in source.notes:
+            print(f"Note: {note}")
 
 
 def _data(cfg: Any) -> None:

@@ -136,6 +136,8 @@ def prepare(bad: Any, replying: ModuleType, tmp_path: Path) -> Any:
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
+            # a shell's background job ignores Ctrl-C, and its children would inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
