@@ -66,7 +66,7 @@ def architecture(preset: str = "sandbox") -> dict[str, Any]:
         "vocab_size": len(vocabulary.SPECIAL) + len(vocabulary.words(presets.get(preset))),
         "hidden_size": 128,
         "intermediate_size": 256,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 256,
@@ -80,9 +80,12 @@ def architecture(preset: str = "sandbox") -> dict[str, Any]:
 
 
 def recipe(preset: str = "sandbox") -> dict[str, Any]:
-    """How base and gold are trained: AdamW settings, batch, and a warmup-stable-decay schedule.
+    """How base and gold are trained: AdamW, a plateau until instructions are obeyed, then a decay to zero.
 
-    Keys: steps, batch_rows, lr, warmup_steps, schedule, decay_share (of the steps, linear to zero),
-    weight_decay, betas, gradient_clip_val. Both models take the same number of steps.
+    Following an instruction is what a model this small learns last, all at once, and at a step that differs between
+    worlds and even between machines; a fixed number of steps left some worlds with a teacher that leaks.
+
+    Keys: batch_rows, lr, warmup_steps, weight_decay, betas, gradient_clip_val; obeyed (share of instructed training
+    texts begun rightly that ends the plateau), every (steps between looks), decay_steps, max_steps.
     """
     return dict(presets.get(preset).recipe)
