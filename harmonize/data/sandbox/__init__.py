@@ -58,7 +58,7 @@ def tokenizer(preset: str = "sandbox") -> PreTrainedTokenizerFast:
 
 
 def architecture(preset: str = "sandbox") -> dict[str, Any]:
-    """Keyword arguments of transformers' `LlamaConfig` for the sandbox's model (about 0.6M parameters)."""
+    """Keyword arguments of transformers' `LlamaConfig` for the sandbox's model (about 0.7M parameters)."""
     from harmonize.data.sandbox import vocabulary
 
     special = {token: i for i, token in enumerate(vocabulary.SPECIAL)}
