@@ -6,10 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
-from harmonize.config.rules import TRAINED_ROLES, component, finite, inputs_of, known_roles, one_of, present
+from harmonize.config.rules import (
+    TRAINED_ROLES,
+    component,
+    finite,
+    inputs_of,
+    known_roles,
+    one_of,
+    own_problems,
+    present,
+)
 from harmonize.errors import ConfigError
 
-RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal")
+RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal", "alternate", "random")
 
 # Keys of an objective's entry that are not parameters of its function.
 OBJECTIVE_KEYS: tuple[str, ...] = ("weight", "roles")
@@ -20,8 +29,8 @@ def method(cfg: Any) -> list[str]:
     problems: list[str] = []
     response = to_plain(cfg.method.response)
     problems += known_roles("method.response", response)
-    for role, source in response.items():
-        problems += one_of(f"method.response.{role}", source, RESPONSES)
+    for role, value in response.items():
+        problems += _sources(f"method.response.{role}", value)
     objectives = {k: v for k, v in to_plain(cfg.method.objectives).items() if v is not None}
     if not objectives:
         problems.append(
@@ -33,7 +42,7 @@ def method(cfg: Any) -> list[str]:
         if not isinstance(entry, Mapping):
             problems.append(f"{at} must be a mapping with _target_, got {entry!r}. Remove it with ~{at}.")
             continue
-        problems += _objective(at, entry, cfg.allow)
+        problems += _objective(at, entry, cfg.allow, response)
         roles = entry.get("roles", list(TRAINED_ROLES))
         problems += known_roles(f"{at}.roles", roles)
         if isinstance(roles, Mapping):
@@ -48,15 +57,50 @@ def method(cfg: Any) -> list[str]:
     return problems
 
 
-def _objective(at: str, entry: Mapping[str, Any], allow: Iterable[str]) -> list[str]:
+def _sources(at: str, value: Any) -> list[str]:
+    """One source, or several different ones."""
+    if isinstance(value, str):
+        return one_of(at, value, RESPONSES)
+    if not isinstance(value, list) or not value or len({str(v) for v in value}) < len(value):
+        return [f"{at}={value}: expected one source or a list of different ones. For example {at}=reference."]
+    return [problem for source in value for problem in one_of(at, source, RESPONSES)]
+
+
+def _objective(
+    at: str, entry: Mapping[str, Any], allow: Iterable[str], response: Mapping[str, Any]
+) -> list[str]:
     function = entry.get("_target_")
     if function is None:
         return check_parameters(entry, where=at)
     try:
-        inputs = inputs_of(resolve(function, allow))
+        resolved = resolve(function, allow)
+        inputs = inputs_of(resolved)
     except ConfigError as error:
         return [f"{at}._target_: {p}" for p in error.problems]
-    return check_parameters(entry, extra=inputs, skip=OBJECTIVE_KEYS, allow=allow, where=at)
+    problems = check_parameters(entry, extra=inputs, skip=OBJECTIVE_KEYS, allow=allow, where=at)
+    for role in entry.get("roles", TRAINED_ROLES):
+        problems += _responses_suit(at, str(role), inputs, response)
+    return problems
+
+
+def _responses_suit(at: str, role: str, inputs: Iterable[str], response: Mapping[str, Any]) -> list[str]:
+    """An objective on pairs needs them; one that reads the teacher needs text that the teacher can score."""
+    if role not in response:
+        return []
+    value = response[role]
+    sources = [value] if isinstance(value, str) else list(value or [])
+    paired = "reference" in sources and len(sources) == 2
+    if "pair_id" in inputs and not paired:
+        return [
+            f"{at} compares two answers to each {role} question, and method.response.{role}={value} gives no pair with "
+            f"the data's own. Use method.response.{role}=[refusal,reference] or [alternate,reference]."
+        ]
+    if "random" in sources and any(name.startswith("teacher_") or "_teacher_" in name for name in inputs):
+        return [
+            f"{at} reads the teacher, which scores no random tokens (method.response.{role}=random). Use "
+            f"method.response.{role}=teacher, or leave {role} out of {at}.roles."
+        ]
+    return []
 
 
 def sampler(cfg: Any) -> list[str]:
@@ -76,12 +120,13 @@ def sampler(cfg: Any) -> list[str]:
         problems.append(
             "sampler.rows leaves no row for any role that the method answers. For example sampler.rows.forget=16."
         )
-    elif sum(used.values()) < cfg.trainer.accumulate_grad_batches:
+    elif (size := cfg.sampler.get("size") or sum(used.values())) < cfg.trainer.accumulate_grad_batches:
         problems.append(
             f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches} is more than the "
-            f"{sum(used.values())} rows of a step. Use trainer.accumulate_grad_batches=1."
+            f"{size} rows of a step. Use trainer.accumulate_grad_batches=1."
         )
-    return problems + component("sampler", cfg, present(cfg.sampler))
+    problems += component("sampler", cfg, present(cfg.sampler))
+    return problems or own_problems("sampler", cfg)
 
 
 def stored_lists(cfg: Any) -> list[str]:

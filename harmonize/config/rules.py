@@ -86,3 +86,12 @@ def component(at: str, cfg: Any, node: Mapping[str, Any], extra: Iterable[str] =
         except ConfigError as error:
             return [f"{at}._target_: {p}" for p in error.problems]
     return check_parameters(node, extra=extra, skip=("name",), allow=cfg.allow, where=at)
+
+
+def own_problems(at: str, cfg: Any) -> list[str]:
+    """What a component says of the configuration itself, where its target has a `problems(cfg)`."""
+    try:
+        check = getattr(resolve(present(cfg[at])["_target_"], cfg.allow), "problems", None)
+    except (ConfigError, KeyError):  # `component` tells
+        return []
+    return list(check(cfg)) if check else []

@@ -123,7 +123,9 @@ class MethodConfig:
     """`method`: objectives by name, and what each role's rows answer with.
 
     objectives: name -> {_target_, weight, roles, parameters of the function}.
-    response: role -> reference (the data's answer), teacher (the instructed teacher's own answer) or refusal.
+    response: role -> reference (the data's answer), teacher (the instructed teacher's own answer), refusal, alternate
+        (another plausible answer, `meta.alternates` of the data), or random (random tokens in place of question and
+        answer). A list gives each drawn example a row per source, in one pair: [refusal, reference].
         A role that is left out is not trained on.
     description, paper: For `harmonize ls methods` and the results.
     """
@@ -132,7 +134,7 @@ class MethodConfig:
     description: str = ""
     paper: str = ""
     objectives: dict[str, Any] = field(default_factory=dict)
-    response: dict[str, str] = field(default_factory=dict)
+    response: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -140,6 +142,8 @@ class TeacherConfig:
     """`teacher`: the frozen start model plus an instruction.
 
     instruction: Text; null takes the data set's first instruction.
+    ensemble: Several teachers, one for each instruction; their logits are averaged.
+    instructions: Those of an ensemble; an empty list takes all of the data set's.
     instruct_roles: Roles whose questions the teacher reads with the instruction.
     cache: hidden (exact for every id), topk (bounded by the last kept value) or none (live).
     cache_top_k: Length K' of the stored top list.
@@ -150,6 +154,8 @@ class TeacherConfig:
 
     name: str = "instructed"
     instruction: str | None = None
+    ensemble: bool = False
+    instructions: list[str] = field(default_factory=list)
     instruct_roles: list[str] = field(default_factory=lambda: ["forget", "neighbor", "retain"])
     cache: CacheMode = CacheMode.hidden
     cache_top_k: int = 64
@@ -178,6 +184,8 @@ class TrainerConfig:
     neighbor_floor, utility_floor: Keep-best considers only states with at least this share of the
         target's own val figures.
     checkpoint_every: Steps between resume checkpoints (0 = only the last).
+    cosines_every_n_steps: Steps between logs of the cosines between the terms' gradients (0 = never; such a step costs
+        one backward pass per term and role more, and changes nothing in training).
     """
 
     max_steps: int = 400
@@ -195,6 +203,7 @@ class TrainerConfig:
     utility_floor: float = 0.9
     checkpoint_every: int = 100
     log_every_n_steps: int = 10
+    cosines_every_n_steps: int = 0
     enable_progress_bar: bool = True
     num_threads: int | None = None
 
@@ -269,6 +278,7 @@ class UnlearnConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     gradient: dict[str, Any] = field(default_factory=dict)
     controller: dict[str, Any] = field(default_factory=dict)
+    weighter: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -323,6 +333,7 @@ class DiagnoseConfig:
     rows, share: A draw takes at most so many rows of each role, and at most this share of them.
     draws: Draws; figures are means and standard deviations over them.
     batch_rows: Rows of one forward and backward pass.
+    gradient, controller: Not read; a method may choose an option of them.
     """
 
     seed: int = 0
@@ -339,6 +350,8 @@ class DiagnoseConfig:
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    gradient: dict[str, Any] = field(default_factory=dict)
+    controller: dict[str, Any] = field(default_factory=dict)
     method: MethodConfig = field(default_factory=MethodConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from harmonize.data.example import ROLES
 
 VIEWS: tuple[str, ...] = ("plain", "opener", "prefix")
-RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal")
+RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal", "alternate", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,12 @@ class Row:
     Attributes:
         example_id, role, subject, request_id: Of the example shown.
         view: plain, opener or prefix.
-        response: Where the target comes from: reference (the data's answer), teacher, refusal.
+        response: Where the target comes from: reference (the data's answer), teacher, refusal, alternate (another
+            plausible answer of the data's) or random (tokens in place of question and answer).
         prompt, prefill, target: Token ids; the target ends with the end of turn.
         cache_start: Row of the teacher cache for `target[0]`, or -1 without a cache.
+        reference_start: Row of the reference (the untouched model's outputs) for `target[0]`, or -1 without one.
+        companions: Rows of the same example and view with other responses; they stay in one batch with this one.
         pair_id: Rows that belong together (such as chosen and rejected), or -1.
         weight: Multiplies the row's loss.
     """
@@ -41,6 +44,8 @@ class Row:
     cache_start: int = -1
     pair_id: int = -1
     weight: float = 1.0
+    reference_start: int = -1
+    companions: tuple[Row, ...] = ()
 
     @property
     def length(self) -> int:
@@ -59,7 +64,7 @@ class Batch:
         input_ids, attention_mask, position_ids: [B, T].
         positions: [A] indices into the flattened [B * T] grid whose output predicts `labels`.
         row, offset, labels: [A] row in the batch, position within the target, and target id.
-        cache_index: [A] rows of the teacher cache, -1 without one.
+        cache_index: [A] rows of the teacher cache, -1 without one; reference_index: [A] of the reference.
         role_id: [B] index into `ROLES`; view_id: [B] index into `VIEWS`; response_id: [B] into `RESPONSES`.
         weight: [B]; pair_id: [B].
         example_id, subject_id, request_id: B strings.
@@ -74,6 +79,7 @@ class Batch:
     offset: Tensor
     labels: Tensor
     cache_index: Tensor
+    reference_index: Tensor
     role_id: Tensor
     view_id: Tensor
     response_id: Tensor
@@ -125,6 +131,7 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
     offsets: list[int] = []
     labels: list[int] = []
     cache: list[int] = []
+    reference: list[int] = []
     for i, r in enumerate(ordered):
         ids = (*r.prompt, *r.prefill, *r.target)
         start = width - len(ids) if side == "left" else 0
@@ -137,7 +144,8 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
         row_index.extend([i] * m)
         offsets.extend(range(m))
         labels.extend(r.target)
-        cache.extend(range(r.cache_start, r.cache_start + m) if r.cache_start >= 0 else [-1] * m)
+        cache.extend(_run(r.cache_start, m))
+        reference.extend(_run(r.reference_start, m))
     return Batch(
         input_ids=input_ids,
         attention_mask=attention,
@@ -147,6 +155,7 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
         offset=torch.tensor(offsets, dtype=torch.long),
         labels=torch.tensor(labels, dtype=torch.long),
         cache_index=torch.tensor(cache, dtype=torch.long),
+        reference_index=torch.tensor(reference, dtype=torch.long),
         role_id=torch.tensor([ROLES.index(r.role) for r in ordered]),  # type: ignore[arg-type]
         view_id=torch.tensor([VIEWS.index(r.view) for r in ordered]),
         response_id=torch.tensor([RESPONSES.index(r.response) for r in ordered]),
@@ -156,3 +165,21 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
         subject_id=[r.subject for r in ordered],
         request_id=[r.request_id for r in ordered],
     )
+
+
+def flatten(groups: Iterable[Row]) -> list[Row]:
+    """Rows and their companions as one list; those of one group share a `pair_id`, counted from 0.
+
+    A row without companions stays as it is.
+    """
+    rows: list[Row] = []
+    for number, row in enumerate(groups):
+        if not row.companions:
+            rows.append(row)
+            continue
+        rows += [replace(r, pair_id=number, companions=()) for r in (row, *row.companions)]
+    return rows
+
+
+def _run(start: int, length: int) -> Iterable[int]:
+    return range(start, start + length) if start >= 0 else [-1] * length

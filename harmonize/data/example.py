@@ -48,7 +48,7 @@ class Example:
             contains a token of it.
         paraphrases: Phrasings for evaluation only. The last are for test; with two or more, the first is for val.
         fact: Examples that state the same fact in other phrasings share this; defaults to `id`.
-        meta: Anything else; kept and written back, never read by the core.
+        meta: Anything else; kept and written back. The core reads `alternates` alone (other plausible answers).
     """
 
     id: str

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harmonize.errors import ConfigError
 from harmonize.models.head import Head
+from harmonize.models.products import canonical_topk
 
 FP16_LIMIT = 6e4
 _WIDE = 4096  # id comparisons per position beyond which sorting is cheaper
@@ -56,6 +57,11 @@ class TeacherCache:
     def start(self, example_id: str) -> int:
         """Row of the first response position of an example."""
         return self._starts[example_id]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Folders on disk."""
+        return [] if self.path is None else [self.path]
 
     @property
     def forwards(self) -> int:
@@ -232,6 +238,62 @@ class LiveTeacher(TeacherCache):
 
     def _requests(self, index: Tensor) -> Tensor:
         return torch.searchsorted(self._bounds, index, right=True) - 1
+
+
+class EnsembleCache(TeacherCache):
+    """Several teachers that scored the same responses, as one: the mean of their logits.
+
+    No forward pass more than one teacher needs in training, but one vocabulary product for each of them.
+
+    Args:
+        members: Caches with the same targets; each must know every logit.
+    """
+
+    def __init__(self, members: Sequence[TeacherCache]) -> None:
+        first = members[0]
+        super().__init__(first.head, first._targets)
+        self.members = list(members)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Folders on disk."""
+        return [path for member in self.members for path in member.paths]
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of all teachers that this process made."""
+        return sum(member.forwards for member in self.members)
+
+    def prepare(self, cache_index: Tensor) -> None:
+        """Announces the rows of the next step to every teacher."""
+        for member in self.members:
+            member.prepare(cache_index)
+
+    @torch.no_grad()
+    def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Top k of the mean logits as (ids [A, k], values [A, k]), by value descending, then id."""
+        found = [
+            canonical_topk(self._valid(self.logits(part)), k) for part in cache_index.split(self.head.chunk)
+        ]
+        return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
+
+    @torch.no_grad()
+    def at(self, cache_index: Tensor, ids: Tensor) -> Tensor:
+        """The mean logits at `ids`. [A], [A, K] -> [A, K] fp32."""
+        return torch.stack([member.at(cache_index, ids) for member in self.members]).mean(0)
+
+    @torch.no_grad()
+    def logits(self, cache_index: Tensor) -> Tensor:
+        """Mean logits. [A] -> [A, V] fp32."""
+        return torch.stack([member.logits(cache_index) for member in self.members]).mean(0)
+
+    def hidden(self, cache_index: Tensor) -> Tensor:
+        """Several teachers have no common hidden state."""
+        raise ConfigError("An objective reads the teacher's hidden states; set teacher=instructed.")
+
+    def _valid(self, logits: Tensor) -> Tensor:
+        logits[:, self.head.n_vocab :] = float("-inf")
+        return logits
 
 
 def rows(stored: Tensor, cache_index: Tensor) -> Tensor:

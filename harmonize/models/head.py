@@ -6,6 +6,7 @@ padded vocabulary rows are applied here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +91,11 @@ class Head:
         vocabulary = int(self.weight.shape[0])
         small = vocabulary <= _DENSE_VOCABULARY or k > vocabulary / _DENSE_RATIO
         return small and positions * vocabulary * 4 <= _DENSE_BYTES
+
+    @property
+    def chunk(self) -> int:
+        """Positions whose fp32 logits may exist at once."""
+        return rows_per_chunk(int(self.weight.shape[0]))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[A, H] -> [A, V] fp32, differentiable."""
@@ -296,15 +302,43 @@ def answer_hidden(model: nn.Module, batch: Batch, layer: nn.Module | None = None
         batch: Rows of any padding; see `harmonize.data.batch.Batch`.
         layer: The output layer, where the wrapper hides it. None looks it up.
     """
+    return answer_states(model, batch, (), layer)[0]
+
+
+def answer_states(
+    model: nn.Module, batch: Batch, blocks: Sequence[int] = (), layer: nn.Module | None = None
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """`answer_hidden`, and the hidden states after some blocks at the same positions, all from one call.
+
+    Args:
+        model, batch, layer: As in `answer_hidden`.
+        blocks: Numbers of blocks, counted from 0 (`block_number`).
+
+    Returns:
+        [A, H] final states, and block to its [A, H].
+    """
     layer = layer if layer is not None else output_layer(unwrapped(model))
     found: list[Tensor] = []
+    inner: dict[int, Tensor] = {}
+
+    def pick(states: Tensor) -> Tensor:
+        return states.reshape(-1, states.shape[-1]).index_select(0, batch.positions)
 
     def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]
-        found.append(hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.positions))
+        found.append(pick(hidden))
         return (hidden[:1, :1].detach(), *args[1:])
 
-    handle = layer.register_forward_pre_hook(gather)
+    def keep(block: int) -> Any:
+        def after(_: nn.Module, args: Any, out: Any) -> None:
+            inner[block] = pick(out[0] if isinstance(out, tuple) else out)
+
+        return after
+
+    handles = [layer.register_forward_pre_hook(gather)]
+    if blocks:
+        modules = blocks_of(model)
+        handles += [modules[b].register_forward_hook(keep(b)) for b in blocks]
     try:
         model(
             input_ids=batch.input_ids,
@@ -313,8 +347,39 @@ def answer_hidden(model: nn.Module, batch: Batch, layer: nn.Module | None = None
             use_cache=False,
         )
     finally:
-        handle.remove()
-    return found[0]
+        for handle in handles:
+            handle.remove()
+    return found[0], inner
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The transformer blocks of a model, in order.
+
+    Raises:
+        ModelError: There is no list of as many modules as the configuration has layers.
+    """
+    config = _text_config(unwrapped(model))
+    depth = getattr(config, "num_hidden_layers", None)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ModelError(f"{type(model).__name__} shows no list of blocks, so no layer of it can be named.")
+
+
+def block_number(model: nn.Module, layer: int | None) -> int:
+    """The block that a setting `layer` names: counted from 0, negative from the end, None ends the first quarter.
+
+    Raises:
+        ModelError: The model has no such block.
+    """
+    depth = len(blocks_of(model))
+    number = max(0, depth // 4 - 1) if layer is None else int(layer)
+    if not -depth <= number < depth:
+        raise ModelError(
+            f"layer={layer}: the model has {depth} blocks, 0 to {depth - 1}. Name one of them, or layer=null for the "
+            "one that ends the first quarter."
+        )
+    return number % depth
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

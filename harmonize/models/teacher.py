@@ -115,8 +115,7 @@ def build_teacher_cache(
     kept = min(top_k, head.n_vocab)
     frozen = head.frozen(clone=head.weight.requires_grad)
     generation = [sorted(stop_ids), end_id, max_new_tokens] if any(r.target is None for r in ordered) else []
-    numerics = [str(head.weight.dtype), str(_model_dtype(model)), head.weight.device.type, _attention(model)]
-    shape = [list(head.weight.shape), head.n_vocab, head.scale, head.softcap]
+    numerics, shape = model_numerics(model, head)
     asked = [(r.example_id, r.prompt, r.target) for r in ordered]
     key = content_hash(FORMAT, mode, kept, digest, renderer_digest, numerics, shape, generation, asked)
     folder = Path(cache_dir) / "teacher" / key[:32]
@@ -125,10 +124,10 @@ def build_teacher_cache(
         complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
         _fill(work, teacher, frozen, complete, mode, kept, progress)
 
-    arrays = _read(folder, key)
+    arrays = read_arrays(folder, key)
     if arrays is None:
         write_folder(folder, key, fill)
-        arrays = _read(folder, key)
+        arrays = read_arrays(folder, key)
     if arrays is None:
         raise RunError(
             f"The teacher cache {folder} was damaged while it was being written. Start the run again."
@@ -191,7 +190,7 @@ class _Teacher:
             ]  # already sorted, so the batch keeps this order
             batch = collate(rows, self.pad_id)
             with self.running():
-                states = _to_fp16(answer_hidden(self.model, batch.to(device)))
+                states = to_fp16(answer_hidden(self.model, batch.to(device)))
             yield which, states.split([len(r.target) for r in rows])
             if done is not None:
                 done(start + len(which), len(order))
@@ -258,13 +257,14 @@ def _fill(
             array.flush()
 
 
-def _read(folder: Path, key: str) -> dict[str, np.ndarray] | None:
+def read_arrays(folder: Path, key: str) -> dict[str, np.ndarray] | None:
+    """Arrays of a cache folder, or None where it is not there or damaged (then it is moved out of the way)."""
     try:
         return read_folder(folder, key)
     except FileNotFoundError:
         return None
     except CorruptFolder as error:
-        _log.warning("The teacher cache %s is damaged (%s) and is built again.", folder, error)
+        _log.warning("The cache %s is damaged (%s) and is built again.", folder, error)
         remove_folder(folder)
         return None
 
@@ -281,19 +281,24 @@ def _live_head(teacher: _Teacher, head: Head) -> Head:
     )
 
 
-def _to_fp16(hidden: Tensor) -> Tensor:
+def to_fp16(hidden: Tensor) -> Tensor:
+    """Hidden states as the caches keep them.
+
+    Raises:
+        ModelError: Values that fp16 cannot hold.
+    """
     peak = float(hidden.abs().max()) if hidden.numel() else 0.0
     if not peak < FP16_LIMIT:
         raise ModelError(
-            f"The teacher's final hidden states reach {peak:.3g}, which fp16 cannot hold. Its weights may be damaged, "
+            f"The frozen model's hidden states reach {peak:.3g}, which fp16 cannot hold. Its weights may be damaged, "
             "or it computes in too small a dtype: try model.dtype=float32."
         )
     return hidden.to(torch.float16)
 
 
-def _model_dtype(model: nn.Module) -> torch.dtype:
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())
-
-
-def _attention(model: nn.Module) -> str:
-    return str(getattr(getattr(model, "config", None), "_attn_implementation", None))
+def model_numerics(model: nn.Module, head: Head) -> tuple[list[Any], list[Any]]:
+    """Parts of a content key: how a model computes, and the form of its head."""
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    attention = str(getattr(getattr(model, "config", None), "_attn_implementation", None))
+    numerics = [str(head.weight.dtype), str(dtype), head.weight.device.type, attention]
+    return numerics, [list(head.weight.shape), head.n_vocab, head.scale, head.softcap]

@@ -7,17 +7,20 @@ depend on settings (such as `k`): it then takes the objective's.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from harmonize.errors import ConfigError, did_you_mean
+from harmonize.objectives.reduce import each_position
 
 Objective = Callable[..., tuple[Tensor, Tensor]]
 _BATCH_FIELDS = (
@@ -26,6 +29,7 @@ _BATCH_FIELDS = (
     "offset",
     "labels",
     "cache_index",
+    "reference_index",
     "role_id",
     "view_id",
     "response_id",
@@ -40,6 +44,8 @@ class HeadLike(Protocol):
 
     n_vocab: int
 
+    @property
+    def chunk(self) -> int: ...
     def dense(self, positions: int, k: int) -> bool: ...
     def logits(self, hidden: Tensor) -> Tensor: ...
     def log_probs(self, hidden: Tensor, labels: Tensor) -> Tensor: ...
@@ -59,6 +65,16 @@ class TeacherLike(Protocol):
     def logits(self, cache_index: Tensor) -> Tensor: ...
 
 
+class ReferenceLike(Protocol):
+    """The part of `harmonize.models.reference.Reference` that is used here."""
+
+    def log_probs(self, index: Tensor) -> Tensor: ...
+    def logits(self, index: Tensor) -> Tensor: ...
+    def hidden(self, index: Tensor) -> Tensor: ...
+    def at_layer(self, index: Tensor, layer: int | None) -> Tensor: ...
+    def moments(self) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Field:
     """How one field is computed.
@@ -68,6 +84,9 @@ class Field:
         settings: Names of the settings it depends on.
         student_k, teacher_k: Which setting is the length of the student's, or the teacher's, top list it reads.
         teacher: Whether it needs the teacher.
+        reference: What of the untouched model it needs: log_probs, hidden or layer.
+        layer: Whether it is of the block that the setting `layer` names.
+        wide: Whether it holds a value for every id of the vocabulary.
     """
 
     compute: Callable[..., Any]
@@ -75,17 +94,22 @@ class Field:
     student_k: str | None = None
     teacher_k: str | None = None
     teacher: bool = False
+    reference: str | None = None
+    layer: bool = False
+    wide: bool = False
 
 
 FIELDS: dict[str, Field] = {}
 
 
 def _field(
-    student_k: str | None = None, teacher_k: str | None = None, teacher: bool = False
+    student_k: str | None = None, teacher_k: str | None = None, teacher: bool = False, **more: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def register(method: Callable[..., Any]) -> Callable[..., Any]:
         settings = tuple(inspect.signature(method).parameters)[1:]
-        FIELDS[method.__name__] = Field(method, settings, student_k, teacher_k, teacher or bool(teacher_k))
+        FIELDS[method.__name__] = Field(
+            method, settings, student_k, teacher_k, teacher or bool(teacher_k), **more
+        )
         return method
 
     return register
@@ -99,7 +123,8 @@ class Outputs:
         hidden: [A, H] the student's final hidden states at the answer positions.
         head: The student's head.
         teacher: The teacher cache, or None for methods without a teacher.
-        reference: [A] log-probabilities of the labels under a reference model, or None.
+        reference: The untouched model's outputs, or None for methods that read none.
+        layers: Setting `layer` to the student's [A, H] states after that block.
         sizes: Longest (student, teacher) top lists that will be asked for (`list_sizes`); with them one
             vocabulary product serves every objective. Without them the result is the same, only slower.
         dense: Force full [A, V] logits or the sparse path; None decides by size.
@@ -111,9 +136,10 @@ class Outputs:
         hidden: Tensor,
         head: HeadLike,
         teacher: TeacherLike | None = None,
-        reference: Tensor | None = None,
+        reference: ReferenceLike | None = None,
         sizes: tuple[int, int] = (0, 0),
         dense: bool | None = None,
+        layers: Mapping[int | None, Tensor] | None = None,
     ) -> None:
         self.batch = batch
         self._hidden = hidden
@@ -121,6 +147,7 @@ class Outputs:
         self._teacher = teacher
         self._reference = reference
         self._sizes = sizes
+        self._layers = dict(layers or {})
         self._dense = head.dense(int(hidden.shape[0]), sum(sizes)) if dense is None else dense
         self._selection: tuple[Tensor, Tensor, Tensor] | None = None
         self._values: dict[tuple[Any, ...], Any] = {}
@@ -155,20 +182,52 @@ class Outputs:
         return self._head.log_probs(self._hidden, self.batch.labels)
 
     @_field()
-    def reference_log_probs(self) -> Tensor:
-        """[A] log-probability of each response token under the reference model."""
-        if self._reference is None:
-            raise ConfigError(
-                "An objective needs reference log-probabilities, and this run has no reference."
-            )
-        return self._reference
+    def true_answer(self) -> Tensor:
+        """[R] whether the row's response is the data's own answer."""
+        answers: Tensor = self.batch.response_id == 0
+        return answers
 
-    @_field()
+    @_field(layer=True)
+    def hidden_at_layer(self, layer: int | None) -> Tensor:
+        """[A, H] the student's hidden states after a block."""
+        return self._layers[layer]
+
+    @_field(reference="log_probs")
+    def reference_log_probs(self) -> Tensor:
+        """[A] log-probability of each response token under the untouched model."""
+        return self._require_reference().log_probs(self.batch.reference_index)
+
+    @_field(reference="hidden", wide=True)
+    def reference_logits(self) -> Tensor:
+        """[A, V] fp32 logits of the untouched model."""
+        return self._require_reference().logits(self.batch.reference_index)
+
+    @_field(reference="hidden")
+    def reference_hidden(self) -> Tensor:
+        """[A, H] final hidden states of the untouched model."""
+        return self._require_reference().hidden(self.batch.reference_index)
+
+    @_field(reference="hidden")
+    def reference_mean(self) -> Tensor:
+        """[H] mean of `reference_hidden` over all positions that the untouched model read."""
+        return self._require_reference().moments()[0]
+
+    @_field(reference="hidden")
+    def reference_std(self) -> Tensor:
+        """[H] standard deviation of `reference_hidden` over the same positions."""
+        return self._require_reference().moments()[1]
+
+    @_field(reference="layer", layer=True)
+    def reference_hidden_at_layer(self, layer: int | None) -> Tensor:
+        """[A, H] the untouched model's hidden states after a block."""
+        return self._require_reference().at_layer(self.batch.reference_index, layer)
+
+    @_field(wide=True)
     def student_logits(self) -> Tensor:
         """[A, V] fp32 logits of the student."""
         return self._head.logits(self._hidden)
 
-    @_field(teacher=True)
+    @_field(teacher=True, wide=True)
     def teacher_logits(self) -> Tensor:
         """[A, V] fp32 logits of the teacher."""
         return self._require_teacher().logits(self.batch.cache_index)
@@ -222,6 +281,25 @@ class Outputs:
         place = torch.searchsorted(ordered, ours).clamp_max(ordered.shape[1] - 1)
         return ordered.gather(1, place) == ours
 
+    @property
+    def chunk(self) -> int:
+        """Positions whose logits may exist at once."""
+        return self._head.chunk
+
+    def part(self, which: Tensor, hidden: Tensor | None = None) -> Outputs:
+        """The same forward seen at some positions alone; rows keep their numbers.
+
+        Args:
+            which: [P] numbers of the positions.
+            hidden: [P, H] the student's final states there, where they are taken apart already.
+        """
+        batch = copy.copy(self.batch)
+        for name in ("row", "offset", "labels", "cache_index", "reference_index"):
+            setattr(batch, name, getattr(self.batch, name)[which])
+        layers = {layer: states[which] for layer, states in self._layers.items()}
+        states = self._hidden[which] if hidden is None else hidden
+        return Outputs(batch, states, self._head, self._teacher, self._reference, self._sizes, True, layers)
+
     def _length(self, k: int) -> int:
         return min(int(k), self._head.n_vocab)
 
@@ -231,6 +309,11 @@ class Outputs:
                 "An objective needs the teacher, and this run has none. Choose a teacher (teacher=instructed)."
             )
         return self._teacher
+
+    def _require_reference(self) -> ReferenceLike:
+        if self._reference is None:
+            raise ConfigError("An objective reads the untouched model's outputs, and none were kept.")
+        return self._reference
 
     def _teacher_top(self, k: int) -> tuple[Tensor, Tensor]:
         key = ("_teacher_top", k)
@@ -267,6 +350,47 @@ def needs_teacher(function: Objective) -> bool:
     return any(FIELDS[n].teacher for n in needs(function) if n in FIELDS)
 
 
+@dataclass
+class ReferenceNeeds:
+    """What objectives read of the untouched model.
+
+    Attributes:
+        kinds: Of log_probs, hidden and layer.
+        layers: Values of the setting `layer`.
+    """
+
+    kinds: set[str] = field(default_factory=set)
+    layers: set[int | None] = field(default_factory=set)
+
+
+def reference_needs(calls: Iterable[tuple[Objective, Mapping[str, Any]]]) -> ReferenceNeeds:
+    """What these objectives read of the untouched model; empty if nothing."""
+    found = ReferenceNeeds()
+    for function, given in calls:
+        for known in (FIELDS[n] for n in needs(function) if n in FIELDS):
+            if known.reference is not None:
+                found.kinds.add(known.reference)
+                if known.layer:
+                    found.layers.add(settings_of(function, given)["layer"])
+    return found
+
+
+def layers_of(calls: Iterable[tuple[Objective, Mapping[str, Any]]]) -> set[int | None]:
+    """Values of the setting `layer` of the objectives that read a block's states."""
+    return {
+        settings_of(function, given)["layer"]
+        for function, given in calls
+        if any(FIELDS[n].layer for n in needs(function) if n in FIELDS)
+    }
+
+
+def row_counts(function: Objective, batch: Any, given: Mapping[str, Any]) -> Tensor:
+    """[R] what an objective averages over in each row, known before any forward; equal to the counts it returns."""
+    rule = getattr(function, "counts", each_position)
+    counts: Tensor = rule(batch, settings_of(function, given))
+    return counts
+
+
 def settings_of(function: Objective, given: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of an objective: those given over its defaults.
 
@@ -296,8 +420,19 @@ def list_sizes(calls: Iterable[tuple[Objective, Mapping[str, Any]]]) -> tuple[in
     return student, teacher
 
 
-def call(function: Objective, outputs: Outputs, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def call(
+    function: Objective, outputs: Outputs, settings: Mapping[str, Any], rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Runs an objective on the fields it names. Returns per-row sums and per-row counts, [R] each.
+
+    An objective that reads values of the whole vocabulary runs on the positions of `rows` alone, and on a chunk of
+    them at a time where there are many, so that no positions x vocabulary tensor outlives its chunk.
+
+    Args:
+        function: The objective.
+        outputs: Of one forward.
+        settings: Of the objective.
+        rows: [R] rows whose results will be used; None for all.
 
     Raises:
         ConfigError: Unknown or missing settings, or a field that neither `Outputs` nor the batch has.
@@ -310,4 +445,20 @@ def call(function: Objective, outputs: Outputs, settings: Mapping[str, Any]) -> 
                 f"The objective {getattr(function, '__name__', function)} asks for '{name}', which no "
                 f"forward provides. {did_you_mean(name, (*FIELDS, *_BATCH_FIELDS, *outputs.batch.extra))}"
             )
-    return function(*(outputs.get(name, full) for name in names), **full)
+
+    def run(on: Outputs) -> tuple[Tensor, Tensor]:
+        return function(*(on.get(name, full) for name in names), **full)
+
+    if not any(FIELDS[n].wide for n in names if n in FIELDS):
+        return run(outputs)
+    used = torch.ones_like(outputs.batch.row, dtype=torch.bool) if rows is None else rows[outputs.batch.row]
+    which = used.nonzero().squeeze(1)
+    if len(which) == len(used) and len(which) <= outputs.chunk:
+        return run(outputs)
+    if len(which) <= outputs.chunk:
+        return run(outputs.part(which))
+    parts = [
+        checkpoint(lambda h, w=w: run(outputs.part(w, h)), outputs.get("hidden")[w], use_reentrant=False)
+        for w in which.split(outputs.chunk)
+    ]
+    return sum(p[0] for p in parts), sum(p[1] for p in parts)  # type: ignore[return-value]

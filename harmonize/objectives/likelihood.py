@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from harmonize.objectives.reduce import Positions, included, per_row
@@ -37,3 +38,66 @@ def gradient_ascent(
     """
     total, count = cross_entropy(label_log_probs, row, offset, n_rows, positions=positions)
     return -total, count
+
+
+def wga(
+    label_log_probs: Tensor,
+    row: Tensor,
+    offset: Tensor,
+    n_rows: int,
+    *,
+    beta: float = 1.0,
+    positions: Positions = "all",
+) -> tuple[Tensor, Tensor]:
+    """Weighted gradient ascent: p^beta * log p of each response token, the weight without gradient.
+
+    A token that is unlikely already is left alone, which bounds the ascent.
+
+    Args:
+        label_log_probs: [A] log p of each response token.
+        row, offset, n_rows, positions: As in `cross_entropy`.
+        beta: Exponent; 0 is plain ascent.
+
+    Source: arXiv 2502.19301 (G-effect) as in open-unlearning, which averages over all tokens of the batch.
+    """
+    log_p = label_log_probs.float()
+    weight = log_p.detach().exp() ** beta
+    return per_row(weight * log_p, row, n_rows, included(offset, positions))
+
+
+def satimp(
+    label_log_probs: Tensor,
+    row: Tensor,
+    offset: Tensor,
+    n_rows: int,
+    *,
+    beta1: float = 5.0,
+    beta2: float = 1.0,
+    positions: Positions = "all",
+) -> tuple[Tensor, Tensor]:
+    """Ascent weighted by saturation and importance: p^beta1 * (1 - p)^beta2 * log p, the weight without gradient.
+
+    Args:
+        label_log_probs: [A] log p of each response token.
+        row, offset, n_rows, positions: As in `cross_entropy`.
+        beta1: Exponent of saturation (unlikely tokens count less).
+        beta2: Exponent of importance (certain tokens count less).
+
+    Source: arXiv 2505.11953 (SatImp) as in open-unlearning.
+    """
+    log_p = label_log_probs.float()
+    p = log_p.detach().exp().clamp_max(1.0)
+    return per_row(p**beta1 * (1 - p) ** beta2 * log_p, row, n_rows, included(offset, positions))
+
+
+def bounded_ascent(
+    label_log_probs: Tensor, row: Tensor, offset: Tensor, n_rows: int, *, positions: Positions = "all"
+) -> tuple[Tensor, Tensor]:
+    """Unlearning cross-entropy: -log(1 - p / 2) of each response token, log 2 at p = 1 and 0 at p = 0.
+
+    Arguments and result are those of `cross_entropy`.
+
+    Source: MOLLM (arXiv 2412.20412); the form as in its authors' FedOSD code. MOLLM's own code is not published.
+    """
+    p = label_log_probs.float().exp()
+    return per_row(-torch.log1p(-p / 2), row, n_rows, included(offset, positions))

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch.utils.data import IterableDataset
 
-from harmonize.data.batch import Batch, Row, collate
+from harmonize.data.batch import Batch, Row, collate, flatten
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -58,7 +58,7 @@ class StepLoader(IterableDataset[StepData], Generic[T]):
 
 
 def micro_batches(rows: Sequence[Row], parts: int, pad_id: int) -> list[Batch]:
-    """Rows of one step as at most `parts` padded batches of neighbouring lengths."""
-    ordered = sorted(rows, key=lambda r: -r.length)
+    """Rows of one step as at most `parts` padded batches of neighbouring lengths; companions stay together."""
+    ordered = sorted(rows, key=lambda r: -max((r.length, *(c.length for c in r.companions))))
     size = -(-len(ordered) // max(1, parts))
-    return [collate(ordered[i : i + size], pad_id) for i in range(0, len(ordered), size)]
+    return [collate(flatten(ordered[i : i + size]), pad_id) for i in range(0, len(ordered), size)]

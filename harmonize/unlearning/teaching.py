@@ -9,12 +9,15 @@ from typing import Any
 from harmonize.console import counted
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
-from harmonize.data.views import refusal_for
+from harmonize.data.responses import all_sources, sources_of
+from harmonize.data.views import RowFactory, text_of
 from harmonize.errors import ConfigError, DataError
-from harmonize.models.cache import TeacherCache
+from harmonize.models.cache import EnsembleCache, TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
+from harmonize.models.reference import Reference, build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.terms import Term
 
 
@@ -40,7 +43,7 @@ def instruction_of(cfg: Any, corpus: Corpus) -> str:
 
 def needs_teacher(cfg: Any, terms: Sequence[Term]) -> bool:
     """Whether the method reads the teacher's logits or answers at all."""
-    return any(t.needs_teacher for t in terms) or "teacher" in cfg.method.response.values()
+    return any(t.needs_teacher for t in terms) or "teacher" in all_sources(cfg.method.response)
 
 
 def check_lengths(requests: Sequence[TeacherRequest], limit: int | None, max_new_tokens: int) -> None:
@@ -71,23 +74,52 @@ def build_teacher(
 ) -> TeacherCache:
     """The teacher of a run: its cache, filled or found, or a live teacher with `teacher.cache=none`.
 
+    With `teacher.ensemble` several, one for each instruction: all score the first one's responses, and their logits are
+    averaged. (The name Ensemble Teacher is all that is known of that baseline; this reading of it is our choice.)
+
     Args:
         cfg: Configuration of `harmonize unlearn`.
         corpus: The data set.
         loaded: The start model; adapters, if any, are switched off while the teacher speaks.
         digest: Content key of the start model's weights.
         instruction: What the teacher is told.
+
+    Raises:
+        ConfigError: An ensemble of fewer than two instructions.
     """
+    if not cfg.teacher.ensemble:
+        return _one_teacher(cfg, corpus, loaded, digest, instruction)
+    told = list(dict.fromkeys(cfg.teacher.instructions or corpus.instructions))
+    if len(told) < 2:
+        raise ConfigError(
+            f"teacher.ensemble=true needs at least two instructions, and the data set '{corpus.name}' has {len(told)}. "
+            "Give them: teacher.instructions=['...', '...'], or use teacher=instructed."
+        )
+    first = _one_teacher(cfg, corpus, loaded, digest, told[0])
+    others = [_one_teacher(cfg, corpus, loaded, digest, text, first) for text in told[1:]]
+    return EnsembleCache([first, *others])
+
+
+def _one_teacher(
+    cfg: Any,
+    corpus: Corpus,
+    loaded: LoadedModel,
+    digest: str,
+    instruction: str,
+    answers: TeacherCache | None = None,
+) -> TeacherCache:
+    """One teacher; with `answers`, scored on that teacher's responses in place of its own."""
     renderer = loaded.renderer
     requests = []
-    for role, source in cfg.method.response.items():
+    for role, value in cfg.method.response.items():
+        source = sources_of(value)[0]
         for example in corpus.trained(role):
             told = instruction if role in cfg.teacher.instruct_roles else None
             target: tuple[int, ...] | None = None
-            if source == "reference":
-                target = renderer.target_ids(example.answer)
-            elif source == "refusal":
-                target = renderer.target_ids(refusal_for(corpus, example))
+            if source != "teacher":
+                target = renderer.target_ids(text_of(source, corpus, example))
+            elif answers is not None:
+                target = answers.target(example.id)
             requests.append(
                 TeacherRequest(example.id, role, renderer.prompt_ids(example.question, told), target)
             )
@@ -107,6 +139,59 @@ def build_teacher(
             max_new_tokens=cfg.teacher.max_new_tokens,
             mode=getattr(cfg.teacher.cache, "value", str(cfg.teacher.cache)),
             top_k=cfg.teacher.cache_top_k,
+            cache_dir=Path(cfg.paths.cache_dir),
+            batch_size=cfg.teacher.batch_size,
+            progress=progress,
+        )
+
+
+def build_reference_for(
+    cfg: Any,
+    corpus: Corpus,
+    loaded: LoadedModel,
+    digest: str,
+    terms: Sequence[Term],
+    factory: RowFactory,
+    opened: bool = False,
+) -> Reference | None:
+    """The untouched model's outputs on every row that training may show, where a term reads them.
+
+    Args:
+        cfg: Configuration of `harmonize unlearn`.
+        corpus: The data set.
+        loaded: The start model; adapters, if any, are switched off.
+        digest: Content key of the start model's weights.
+        terms: The method's objectives.
+        factory: Makes the rows.
+        opened: Also read every prefilled view, shown in training or not.
+    """
+    kinds = {kind for t in terms for kind in t.reference.kinds}
+    if not kinds:
+        return None
+    roles = {role for t in terms if t.reference.kinds for role in t.roles}
+    blocks = {
+        layer: block
+        for layer, block in named_blocks(loaded.model, terms).items()
+        if any(layer in t.reference.layers for t in terms)
+    }
+    rows = [
+        row
+        for role in cfg.method.response
+        if role in roles
+        for example in corpus.trained(role)
+        for shown in factory.every_row(example, opened)
+        for row in (shown, *shown.companions)
+    ]
+    with counted("reference") as progress:
+        return build_reference(
+            loaded.model,
+            Head.of(loaded.model, n_vocab=len(loaded.tokenizer)),
+            rows,
+            kinds - {"layer"},
+            blocks,
+            digest=digest,
+            pad_id=loaded.renderer.pad_id,
+            mode=getattr(cfg.teacher.cache, "value", str(cfg.teacher.cache)),
             cache_dir=Path(cfg.paths.cache_dir),
             batch_size=cfg.teacher.batch_size,
             progress=progress,

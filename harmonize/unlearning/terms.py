@@ -12,7 +12,15 @@ from torch import Tensor
 from harmonize.config.instantiate import resolve
 from harmonize.data.batch import Batch
 from harmonize.data.example import ROLES
-from harmonize.objectives.inputs import Outputs, call, list_sizes, needs_teacher
+from harmonize.objectives.inputs import (
+    Outputs,
+    ReferenceNeeds,
+    call,
+    list_sizes,
+    needs_teacher,
+    reference_needs,
+    row_counts,
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,13 @@ class Term:
         return needs_teacher(self.function)
 
     def row_counts(self, batch: Batch) -> Tensor:
-        """[B] positions of each row that this term averages over, known before any forward."""
-        if getattr(self.function, "per_sequence", False) or self.settings.get("positions") == "first":
-            return torch.ones(batch.n_rows)
-        return torch.bincount(batch.row, minlength=batch.n_rows).float()
+        """[B] what this term averages over in each row, known before any forward."""
+        return row_counts(self.function, batch, self.settings)
+
+    @property
+    def reference(self) -> ReferenceNeeds:
+        """What the function reads of the untouched model."""
+        return reference_needs([(self.function, self.settings)])
 
 
 def build_terms(objectives: Mapping[str, Any], allow: Sequence[str] = ()) -> list[Term]:
@@ -90,7 +101,8 @@ def losses(
     """
     found: dict[tuple[str, str], Tensor] = {}
     for term in terms:
-        row_sum, _ = call(term.function, outputs, term.settings)
+        covered = torch.tensor([role in term.roles for role in ROLES], device=batch.role_id.device)
+        row_sum, _ = call(term.function, outputs, term.settings, covered[batch.role_id])
         row_sum = row_sum * batch.weight
         for role in term.roles:
             count = total.get((term.name, role), 0.0)

@@ -1,4 +1,4 @@
-"""A head and a teacher that are nothing but given tensors, so that objectives are tested without models."""
+"""A head, a teacher and a reference that are nothing but given tensors: objectives are tested without models."""
 
 import torch
 
@@ -26,10 +26,48 @@ class GivenTeacher:
         return ids, values
 
 
-def batch_of(lengths: list[int], side: str = "right", pad_to: int = 1) -> Batch:
-    rows, start = [], 0
+class GivenReference:
+    """The untouched model's logits by row, [N, V]: its hidden states too, and after a block half of those there."""
+
+    def __init__(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self.all, self.labels = logits, labels
+
+    def log_probs(self, index: torch.Tensor) -> torch.Tensor:
+        return self.all.log_softmax(1).gather(1, self.labels.unsqueeze(1)).squeeze(1)[index]
+
+    def logits(self, index: torch.Tensor) -> torch.Tensor:
+        return self.all[index]
+
+    hidden = logits
+
+    def at_layer(self, index: torch.Tensor, layer: int | None) -> torch.Tensor:
+        return 2 * self.all[index]
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        size = self.all.shape[1]
+        return torch.linspace(-1, 1, size), torch.full((size,), 0.7)
+
+
+def batch_of(lengths: list[int], side: str = "right", pad_to: int = 1, start: int = 0) -> Batch:
+    """Rows of these response lengths. Two and two are a pair: a refusal, then the data's own answer."""
+    rows = []
     for i, n in enumerate(lengths):
-        rows.append(Row(f"e{i}", "forget", "s", (1, 2), tuple(range(n)), cache_start=start))
+        response = "reference" if i % 2 else "refusal"
+        target = tuple((3 * i + j) % 11 for j in range(n))
+        paired = i + 1 - i % 2 < len(lengths)
+        rows.append(
+            Row(
+                f"e{i}",
+                "forget",
+                "s",
+                (1, 2),
+                target,
+                cache_start=start,
+                reference_start=start,
+                response=response,
+                pair_id=i // 2 if paired else -1,
+            )
+        )
         start += n
     return collate(rows, pad_id=0, side=side, pad_to=pad_to)
 
@@ -40,6 +78,20 @@ def identity_head(vocabulary: int) -> Head:
 
 
 def outputs_of(batch: Batch, student: torch.Tensor, teacher: torch.Tensor, **options) -> Outputs:
-    """`student` and `teacher` are [N, V] by cache row; the batch decides their order."""
+    """`student` and `teacher` are [N, V] by cache row; the batch decides their order.
+
+    The untouched model's logits are the teacher's, turned round; after a block the student's states are its logits.
+    """
     hidden = student[batch.cache_index]
-    return Outputs(batch, hidden, identity_head(student.shape[1]), GivenTeacher(teacher), **options)
+    labels = torch.zeros(len(teacher), dtype=torch.long)
+    labels[batch.cache_index] = batch.labels
+    reference = GivenReference(teacher.flip(1), labels)
+    return Outputs(
+        batch,
+        hidden,
+        identity_head(student.shape[1]),
+        GivenTeacher(teacher),
+        reference,
+        layers={None: hidden},
+        **options,
+    )
