@@ -82,7 +82,7 @@ def data_card(facts: Mapping[str, Any], samples: Mapping[str, Sequence[Example]]
 
 def overlap_lines(overlap: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the parts share, in sentences for the terminal."""
-    names = {"subjects": "subjects", "questions": "questions", "near_duplicates": "near-duplicates"}
+    names = {"subjects": "subject(s)", "questions": "question(s)", "near_duplicates": "near-duplicate(s)"}
     return [
         f"{' and '.join(row['between'])} share "
         + ", ".join(f"{row[kind]} {name}" for kind, name in names.items() if row.get(kind))
