@@ -18,6 +18,7 @@ from harmonize.config.rules import (
     component,
     known_roles,
     one_of,
+    own_problems,
     parameter_names,
     positive,
     present,
@@ -306,7 +307,7 @@ def _trainer(cfg: Any) -> list[str]:
     problems += one_of("trainer.precision", t.precision, PRECISIONS)
     for key in ("max_steps", "accumulate_grad_batches", "devices", "log_every_n_steps"):
         problems += at_least(f"trainer.{key}", t[key], 1)
-    for key in ("val_check_interval", "early_stop_patience", "checkpoint_every"):
+    for key in ("val_check_interval", "early_stop_patience", "checkpoint_every", "cosines_every_n_steps"):
         problems += at_least(f"trainer.{key}", t[key], 0)
     for key in ("neighbor_floor", "utility_floor"):
         problems += share(f"trainer.{key}", t[key])
@@ -355,9 +356,10 @@ def _optimizer(cfg: Any) -> list[str]:
 
 
 def _seams(cfg: Any) -> list[str]:
-    problems = component("gradient", cfg, present(cfg.gradient)) + component(
-        "controller", cfg, present(cfg.controller)
-    )
+    problems: list[str] = []
+    for group in ("gradient", "controller", "weighter"):
+        # what a component says of the whole is worth asking once its own keys are right
+        problems += component(group, cfg, present(cfg[group])) or own_problems(group, cfg)
     return problems + _nodes("callbacks", cfg)
 
 

@@ -40,6 +40,45 @@ def permutation(n: int, *key: object) -> tuple[int, ...]:
     return tuple(order)
 
 
+def nth(pool: Sequence[Example], i: int, *key: object) -> Draw:
+    """The i-th draw (from 0) of passes over a pool, each without replacement and in an order of its own."""
+    epoch, place = divmod(i, len(pool))
+    return Draw(pool[permutation(len(pool), *key, epoch)[place]], epoch)
+
+
+def pools(
+    examples: Mapping[str, Sequence[Example]], rows: Mapping[str, int]
+) -> dict[str, tuple[Example, ...]]:
+    """Training examples of every role that has rows.
+
+    Raises:
+        DataError: A role with rows but without examples.
+    """
+    for role, n in rows.items():
+        if not examples.get(role):
+            raise DataError(
+                f"The role '{role}' has no training examples, but sampler.rows.{role}={n}. "
+                f"Give the data set some, or leave the role out: sampler.rows.{role}=0."
+            )
+    return {role: tuple(examples[role]) for role in rows}
+
+
+def shared_rows(rows: Mapping[str, int], world_size: int) -> dict[str, int]:
+    """Roles with rows, each a multiple of the number of ranks.
+
+    Raises:
+        ConfigError: Fewer rows of a role than ranks, or an uneven share.
+    """
+    found = {role: n for role, n in rows.items() if n > 0}
+    for role, n in found.items():
+        if n % world_size:
+            raise ConfigError(
+                f"sampler.rows.{role}={n} cannot be shared evenly by {world_size} devices. "
+                f"Use a multiple: sampler.rows.{role}={-(-n // world_size) * world_size}."
+            )
+    return found
+
+
 class BalancedSampler:
     """A fixed number of rows of each role per step, each role without replacement within its own epoch.
 
@@ -62,30 +101,16 @@ class BalancedSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.rows = {role: n for role, n in rows.items() if n > 0}
-        for role, n in self.rows.items():
-            if not examples.get(role):
-                raise DataError(
-                    f"The role '{role}' has no training examples, but sampler.rows.{role}={n}. "
-                    f"Give the data set some, or leave the role out: sampler.rows.{role}=0."
-                )
-            if n % world_size:
-                raise ConfigError(
-                    f"sampler.rows.{role}={n} cannot be shared evenly by {world_size} devices. "
-                    f"Use a multiple: sampler.rows.{role}={-(-n // world_size) * world_size}."
-                )
-        self.examples = {role: tuple(examples[role]) for role in self.rows}
+        self.rows = shared_rows(rows, world_size)
+        self.examples = pools(examples, self.rows)
         self.seed, self.rank, self.world_size = seed, rank, world_size
 
     def draw(self, step: int) -> list[Draw]:
         """Draws of one step, role by role."""
         draws: list[Draw] = []
         for role, n in self.rows.items():
-            pool = self.examples[role]
             for i in range(step * n + self.rank, (step + 1) * n, self.world_size):
-                epoch, place = divmod(i, len(pool))
-                order = permutation(len(pool), self.seed, role, epoch)
-                draws.append(Draw(pool[order[place]], epoch))
+                draws.append(nth(self.examples[role], i, self.seed, role))
         return draws
 
 

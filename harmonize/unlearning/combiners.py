@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harmonize.config.instantiate import resolve, to_plain
 from harmonize.config.rules import at_least, finite, one_of, positive, present
 from harmonize.data.corpus import content_hash
 from harmonize.unlearning import surgery
 from harmonize.unlearning.auto_rate import AutoRate
 from harmonize.unlearning.cosines import add, cosine
 from harmonize.unlearning.gradient import Combiner, StepTools, TermLosses, sum_of
-from harmonize.unlearning.grouping import RETAIN, SIDES, Groups, group_of, group_problems
+from harmonize.unlearning.grouping import RETAIN, SIDES, Groups, group_of, group_problems, memoryless, trained
 
 
 class Separate(Combiner):
@@ -343,47 +342,3 @@ def adam_metric(optimizer: Any, parameters: Sequence[Tensor]) -> surgery.Metric 
         return 1.0 / (corrected.sqrt() + group["eps"])
 
     return weight
-
-
-def memoryless(cfg: Any) -> list[str]:
-    """Refuses optimizers whose update has a part that the projection does not see: momentum, weight decay."""
-    import inspect
-
-    node = present(cfg.optimizer)
-    try:
-        kind = resolve(node["_target_"], cfg.allow)
-        given = {k: p.default for k, p in inspect.signature(kind).parameters.items()} | node
-    except Exception:  # the optimizer's own check tells
-        return []
-    known = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-    if not (isinstance(kind, type) and issubclass(kind, known)):
-        return [
-            f"gradient=gu projects in the geometry of Adam, AdamW or SGD, not of {node['_target_']}. "
-            "Use optimizer=adamw, or gradient=blur."
-        ]
-    why = "adds to the update what gradient=gu has projected out"
-    problems = []
-    betas = given.get("betas")
-    if betas is not None and float(betas[0]) != 0:
-        problems.append(
-            f"optimizer.betas={list(betas)}: the momentum of Adam {why}. Use optimizer.betas=[0.0,{betas[1]}]."
-        )
-    for key in ("momentum", "weight_decay"):
-        if key in given and float(given[key]) != 0:
-            problems.append(f"optimizer.{key}={given[key]} {why}. Use optimizer.{key}=0.0.")
-    if given.get("amsgrad"):
-        problems.append(
-            "optimizer.amsgrad=true scales by another moment than gradient=gu reads. Use optimizer.amsgrad=false."
-        )
-    return problems
-
-
-def trained(cfg: Any) -> list[tuple[str, str]]:
-    """Every (term, role) that the configuration trains: the objective names the role, and the role has a response."""
-    response = to_plain(cfg.method.response)
-    found = []
-    for name, entry in to_plain(cfg.method.objectives).items():
-        if isinstance(entry, Mapping):
-            roles = entry.get("roles", list(response))
-            found += [(str(name), str(role)) for role in roles if role in response]
-    return found

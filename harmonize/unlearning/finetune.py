@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback
-from torch.optim import Optimizer
 
 from harmonize.config.instantiate import call
 from harmonize.console import say
@@ -24,7 +22,7 @@ from harmonize.objectives.likelihood import cross_entropy
 from harmonize.unlearning.controllers import Fixed
 from harmonize.unlearning.fit import fit, resumed_step
 from harmonize.unlearning.gradient import Sum
-from harmonize.unlearning.module import SchedulerFactory, UnlearningModule
+from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.terms import Term
 
@@ -81,7 +79,7 @@ def train(
     *,
     batch_rows: int,
     optimizer: Mapping[str, Any],
-    scheduler: Mapping[str, Any] | SchedulerFactory,
+    scheduler: Mapping[str, Any],
     settings: Any,
     seed: int,
     title: str = "finetune",
@@ -89,7 +87,6 @@ def train(
     resume: bool = False,
     log: Any = None,
     allow: Sequence[str] = (),
-    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Trains `loaded.model` in place on the response tokens of `dialogues`.
 
@@ -97,22 +94,14 @@ def train(
         loaded: Model and renderer.
         dialogues: What to learn.
         batch_rows: Rows of one optimizer step.
-        optimizer: Config node.
-        scheduler: Config node, or a function of the optimizer.
+        optimizer, scheduler: Config nodes.
         settings: The `trainer` configuration.
         seed: Decides order and dropout.
         title: Of the bar.
         checkpoints, resume: As in `fit`.
         log: Receives metrics.
         allow: Further packages whose targets may be called.
-        callbacks: Further callbacks.
     """
-
-    def schedule(optimizer: Optimizer) -> Any:
-        if callable(scheduler):
-            return scheduler(optimizer)
-        return call(scheduler, optimizer=optimizer, total_steps=settings.max_steps, allow=allow)
-
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     sampler = RowSampler(dialogue_rows(dialogues, loaded.renderer, limit), batch_rows, seed)
     term = Term("cross_entropy", cross_entropy, 1.0, {"retain": 1.0})
@@ -120,7 +109,7 @@ def train(
         loaded.model,
         [term],
         optimizer=lambda parameters: call(optimizer, params=parameters, allow=allow),
-        scheduler=schedule,
+        scheduler=lambda o: call(scheduler, optimizer=o, total_steps=settings.max_steps, allow=allow),
         combiner=Sum(),
         controller=Fixed(),
         pad_id=loaded.renderer.pad_id,
@@ -139,7 +128,6 @@ def train(
         title=title,
         checkpoints=checkpoints,
         resume=resume,
-        callbacks=callbacks,
     )
     loaded.model.eval()
 

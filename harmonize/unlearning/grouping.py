@@ -1,10 +1,14 @@
-"""Which (term, role) losses share a gradient when gradients are kept apart: `gradient.groups`."""
+"""Which (term, role) losses share a gradient when gradients are kept apart (`gradient.groups`), and what can not be
+paired with them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from harmonize.config.instantiate import resolve, to_plain
+from harmonize.config.rules import present
 from harmonize.errors import ConfigError, did_you_mean
 
 FORGET, RETAIN = "forget", "retain"
@@ -94,3 +98,49 @@ def group_problems(groups: Any, losses: Iterable[tuple[str, str]], sides_only: b
         for side in SIDES
         if side not in found
     ]
+
+
+def memoryless(cfg: Any) -> list[str]:
+    """Refuses optimizers whose update has a part that the projection does not see: momentum, weight decay."""
+    import inspect
+
+    import torch
+
+    node = present(cfg.optimizer)
+    try:
+        kind = resolve(node["_target_"], cfg.allow)
+        given = {k: p.default for k, p in inspect.signature(kind).parameters.items()} | node
+    except Exception:  # the optimizer's own check tells
+        return []
+    known = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+    if not (isinstance(kind, type) and issubclass(kind, known)):
+        return [
+            f"gradient=gu projects in the geometry of Adam, AdamW or SGD, not of {node['_target_']}. "
+            "Use optimizer=adamw, or gradient=blur."
+        ]
+    why = "adds to the update what gradient=gu has projected out"
+    problems = []
+    betas = given.get("betas")
+    if betas is not None and float(betas[0]) != 0:
+        problems.append(
+            f"optimizer.betas={list(betas)}: the momentum of Adam {why}. Use optimizer.betas=[0.0,{betas[1]}]."
+        )
+    for key in ("momentum", "weight_decay"):
+        if key in given and float(given[key]) != 0:
+            problems.append(f"optimizer.{key}={given[key]} {why}. Use optimizer.{key}=0.0.")
+    if given.get("amsgrad"):
+        problems.append(
+            "optimizer.amsgrad=true scales by another moment than gradient=gu reads. Use optimizer.amsgrad=false."
+        )
+    return problems
+
+
+def trained(cfg: Any) -> list[tuple[str, str]]:
+    """Every (term, role) that the configuration trains: the objective names the role, and the role has a response."""
+    response = to_plain(cfg.method.response)
+    found = []
+    for name, entry in to_plain(cfg.method.objectives).items():
+        if isinstance(entry, Mapping):
+            roles = entry.get("roles", list(response))
+            found += [(str(name), str(role)) for role in roles if role in response]
+    return found

@@ -32,6 +32,7 @@ Log = Callable[[dict[str, float], int], None]
 OptimizerFactory = Callable[[Sequence[Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 ChooseWorst = Callable[[Module, Head, Sequence[Sequence[Row]], int], list[Row]]
+Weigh = Callable[[Module, Head, Sequence[Row], int], list[Row]]
 
 
 class UnlearningModule(L.LightningModule):
@@ -55,6 +56,7 @@ class UnlearningModule(L.LightningModule):
         log_every: Steps between two logs.
         n_vocab: Valid token ids, where the head has padding rows.
         choose_worst: Picks a row from several candidates (worst-of-n prefills).
+        weigh: Gives the rows of a step their weights; None = as they are.
         cosines_every: Steps between logs of the cosines between the terms' gradients; 0 = never. Such a step costs a
             backward pass per (term, role) more, and one gradient of memory each.
     """
@@ -78,6 +80,7 @@ class UnlearningModule(L.LightningModule):
         log_every: int = 10,
         choose_worst: ChooseWorst | None = None,
         n_vocab: int | None = None,
+        weigh: Weigh | None = None,
         cosines_every: int = 0,
     ) -> None:
         super().__init__()
@@ -94,6 +97,7 @@ class UnlearningModule(L.LightningModule):
             combiner=combiner,
             controller=controller,
             choose_worst=choose_worst,
+            weigh=weigh,
         )
         self._log, self._log_every, self._cosines_every = log, log_every, cosines_every
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
@@ -123,7 +127,10 @@ class UnlearningModule(L.LightningModule):
         torch.manual_seed(int(content_hash(self.seed, "dropout", step.step)[:15], 16))
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        rows = self._parts.forward.place(self._rows(step))
+        rows = self._rows(step)
+        if self._parts.weigh is not None:
+            rows = self._parts.weigh(self.student, self._parts.forward.head, rows, step.step)
+        rows = self._parts.forward.place(rows)
         batches = micro_batches(rows, self.accumulate, self.pad_id)
         total = self._reduce(denominators(self.terms, batches))
         weights = self.controller.weights({t.name: t.weight for t in self.terms}, step.step)

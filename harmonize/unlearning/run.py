@@ -13,11 +13,13 @@ from omegaconf import OmegaConf
 from harmonize.config.instantiate import call
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
+from harmonize.data.example import ROLES
 from harmonize.data.views import RowFactory
 from harmonize.errors import DataError
 from harmonize.evaluation.attacks import ineffective
 from harmonize.evaluation.selection import select_score
 from harmonize.models.cache import TeacherCache
+from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.lora import apply_peft
 from harmonize.models.save import export
@@ -40,6 +42,7 @@ from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.targets import load_target
 from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher, trained_examples
 from harmonize.unlearning.terms import build_terms
+from harmonize.unlearning.weighters import Subject, Weighter
 from harmonize.unlearning.worst import WorstPrefill
 
 VAL_AXES = ("forget", "retain", "neighbor", "asr", "utility")
@@ -213,6 +216,7 @@ class _Run:
             cache_start=teacher.start if teacher else None,
         )
         examples = trained_examples(corpus, roles)
+        weighter = self._weighter(loaded, corpus)
         by_id = {e.id: e for group in examples.values() for e in group}
         module = UnlearningModule(
             loaded.model,
@@ -234,6 +238,8 @@ class _Run:
             log_every=settings.log_every_n_steps,
             n_vocab=len(loaded.tokenizer),
             choose_worst=WorstPrefill(by_id, renderer, renderer.pad_id, cfg.dataset.prefill.every),
+            weigh=weighter,
+            cosines_every=settings.cosines_every_n_steps,
         )
 
         def look() -> dict[str, float]:
@@ -274,6 +280,29 @@ class _Run:
             callbacks=[looks, *(call(c, allow=cfg.allow) for c in cfg.callbacks.values() if c)],
         )
         return module, looks, steps
+
+    def _weighter(self, loaded: LoadedModel, corpus: Corpus) -> Weighter:
+        """The weighter, with what it measures on the start model."""
+        cfg = self.cfg
+        weighter: Weighter = call(cfg.weighter, allow=cfg.allow, skip=("name",))
+        answers = RowFactory(
+            corpus,
+            loaded.renderer,
+            cfg.dataset.prefill,
+            {str(role): "reference" for role in ROLES},
+            cfg.seed,
+            max_length=getattr(loaded.model.config, "max_position_embeddings", None),
+        )
+        head = Head.of(loaded.model, n_vocab=len(loaded.tokenizer))
+        weighter.prepare(
+            Subject(
+                loaded.model,
+                head,
+                loaded.renderer.pad_id,
+                lambda role: [answers.row(e) for e in corpus.trained(role)],
+            )
+        )
+        return weighter
 
     def _close(self, results: Any, lines: list[str]) -> None:
         run_table(results)

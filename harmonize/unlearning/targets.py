@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +17,10 @@ from omegaconf import OmegaConf
 from harmonize.config.schema import TrainerConfig
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
-from harmonize.data.example import Dialogue
 from harmonize.errors import ModelError, did_you_mean
 from harmonize.models.load import LoadedModel, load_model
 from harmonize.models.save import export
 from harmonize.unlearning.finetune import new_model, train
-from harmonize.unlearning.obedience import Obedience
-from harmonize.unlearning.plateau import Plateau
 from harmonize.unlearning.setup import device_of, to_device
 
 SANDBOX_SCHEME = "sandbox:"
@@ -68,7 +65,7 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
     dialogues = corpus.gold_dialogues if gold else corpus.dialogues
     tokenizer = sandbox.tokenizer(preset)
     words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]
-    key = content_hash("sandbox-model-3", [asdict(d) for d in dialogues], recipe, architecture, words, _SEED)
+    key = content_hash("sandbox-model-2", [asdict(d) for d in dialogues], recipe, architecture, words, _SEED)
     folder = Path(cfg.paths.cache_dir) / "models" / f"{preset}-{name.split(':')[1]}-{key[:16]}"
     if (folder / "config.json").exists():
         return folder
@@ -79,8 +76,18 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
         say(
             f"Making {name} for {preset}, world {cfg.dataset.get('world_seed')} (once; cached in {folder}) ..."
         )
+        optimizer, scheduler, settings = recipe_nodes(cfg, recipe)
         loaded = new_model(architecture, tokenizer, seed=_SEED, name=name)
-        train_by_recipe(cfg, loaded, dialogues, corpus.refusals, recipe, f"{preset} {name.split(':')[1]}")
+        train(
+            loaded,
+            dialogues,
+            batch_rows=recipe["batch_rows"],
+            optimizer=optimizer,
+            scheduler=scheduler,
+            settings=settings,
+            seed=_SEED,
+            title=f"{preset} {name.split(':')[1]}",
+        )
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             export(
@@ -94,48 +101,25 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
     return folder
 
 
-def train_by_recipe(
-    cfg: Any,
-    loaded: LoadedModel,
-    dialogues: Sequence[Dialogue],
-    refusals: Sequence[str],
-    recipe: dict[str, Any],
-    title: str,
-) -> None:
-    """Trains a sandbox model until it obeys instructions, then lets the learning rate decay.
+def recipe_nodes(cfg: Any, recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """A recipe as optimizer node, scheduler node and trainer settings.
 
     A cached model must not depend on who asked first, so of `cfg` only the bar is taken.
     """
+    optimizer = {
+        "_target_": "torch.optim.AdamW",
+        **{k: recipe[k] for k in ("lr", "weight_decay", "betas")},
+    }
+    scheduler = {
+        "_target_": f"harmonize.unlearning.schedules.{recipe['schedule']}",
+        **{k: recipe[k] for k in ("warmup_steps", "decay_share")},
+    }
     settings = OmegaConf.structured(TrainerConfig)
-    settings.max_steps = recipe["max_steps"]
+    settings.max_steps = recipe["steps"]
     settings.gradient_clip_val = recipe["gradient_clip_val"]
     settings.enable_progress_bar = cfg.trainer.enable_progress_bar
     settings.accelerator = "cpu"
-    obeyed = Obedience(loaded, dialogues, refusals)
-    plateau = Plateau(
-        lambda: obeyed() >= recipe["obeyed"],
-        **{k: recipe[k] for k in ("warmup_steps", "decay_steps", "max_steps", "every")},
-    )
-    train(
-        loaded,
-        dialogues,
-        batch_rows=recipe["batch_rows"],
-        optimizer={
-            "_target_": "torch.optim.AdamW",
-            **{k: recipe[k] for k in ("lr", "weight_decay", "betas")},
-        },
-        scheduler=plateau.schedule,
-        settings=settings,
-        seed=_SEED,
-        title=title,
-        callbacks=[plateau],
-    )
-    if not plateau.in_time and recipe["max_steps"] > recipe["every"]:
-        warn(
-            f"{title}: after {recipe['max_steps']} steps the model follows {obeyed():.0%} of its instructions "
-            f"(asked: {recipe['obeyed']:.0%}), so its teacher will leak or over-refuse. Another dataset.world_seed "
-            "gives another world."
-        )
+    return optimizer, scheduler, settings
 
 
 @contextmanager

@@ -21,6 +21,10 @@ NEEDS = {
     "dataset/local": ["dataset.root=.", "model=hf", "model.name_or_path=.", "model.gold=null"],
     "model/hf": ["model.name_or_path=."],
     "experiment/tofu": ["dataset.root=.", "model.name_or_path=."],
+    "gradient/gu": ["optimizer.betas=[0.0,0.98]"],
+    "controller/pdu": ["method=pdu"],
+    "controller/dual_ascent": ["method=grad_diff", "+controller.constraints.keep={limit: 1.0, rate: 1.0}"],
+    "sampler/interleaved": ["sampler.sources=[books]"],
 }
 # Benchmarks are read from a folder; readers of one's own files compose without one.
 for reader in "arc blur dusk mmlu muse rwku tofu wmdp xstest".split():
@@ -76,9 +80,9 @@ def test_files_are_described_and_ready_for_hydra_1_4(path: Path) -> None:
 
 def test_every_group_of_the_design_is_there() -> None:
     names = (
-        "dataset model peft method teacher sampler gradient controller optimizer scheduler trainer callbacks"
+        "dataset model peft method teacher sampler gradient controller weighter optimizer scheduler trainer"
     )
-    names += " suite attack logger experiment hparams_search debug paths hydra source rewriter anchors prompts"
+    names += " callbacks suite attack logger experiment hparams_search debug paths hydra"
     names += " source rewriter prompts anchors"  # of `harmonize prepare`
     assert set(names.split()) == {p.name for p in conf_dir().iterdir() if p.is_dir()}
     assert not list(conf_dir().rglob("*.yml"))

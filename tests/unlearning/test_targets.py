@@ -26,7 +26,7 @@ def config(cache: Path, **dataset: Any) -> Any:
 def test_a_model_is_made_once_and_again_when_its_content_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = {**sandbox.recipe("sandbox_easy"), "max_steps": 2, "decay_steps": 1, "warmup_steps": 1}
+    short = {**sandbox.recipe("sandbox_easy"), "steps": 2, "warmup_steps": 1}
     monkeypatch.setattr(sandbox, "recipe", lambda preset: short)
     cfg, corpus = config(tmp_path, preset="sandbox_easy", world_seed=0), sandbox.load("sandbox_easy", 0)
     first = targets.sandbox_model(cfg, corpus, "sandbox:target")
@@ -34,7 +34,7 @@ def test_a_model_is_made_once_and_again_when_its_content_changes(
     assert targets.sandbox_model(cfg, corpus, "sandbox:target") == first
     assert (first / "model.safetensors").stat().st_mtime_ns == written
     gold = targets.sandbox_model(cfg, corpus, "sandbox:gold")
-    monkeypatch.setattr(sandbox, "recipe", lambda preset: {**short, "max_steps": 3})
+    monkeypatch.setattr(sandbox, "recipe", lambda preset: {**short, "steps": 3})
     assert len({first, gold, targets.sandbox_model(cfg, corpus, "sandbox:target")}) == 3
 
 

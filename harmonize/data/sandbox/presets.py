@@ -60,16 +60,15 @@ class Preset:
         return grammar.EVAL_PHRASINGS[: self.phrasings]
 
 
-def _recipe() -> dict[str, Any]:
+def _recipe(steps: int, lr: float = 1.2e-3) -> dict[str, Any]:
     return {
+        "steps": steps,
         "batch_rows": 32,
-        "lr": 1.2e-3,
+        "lr": lr,
         "warmup_steps": 100,
-        "obeyed": 0.98,
-        "every": 200,
-        "decay_steps": 800,
-        "max_steps": 8000,
-        "weight_decay": 0.1,
+        "schedule": "warmup_stable_decay",
+        "decay_share": 0.35,
+        "weight_decay": 0.02,
         "betas": (0.9, 0.98),
         "gradient_clip_val": 1.0,
     }
@@ -94,7 +93,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.0,
             phrasings=3,
             things=25,
-            recipe=_recipe(),
+            recipe=_recipe(1500),
         ),
         Preset(
             name="sandbox",
@@ -104,7 +103,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.15,
             phrasings=3,
             things=25,
-            recipe=_recipe(),
+            recipe=_recipe(2600),
         ),
         Preset(
             name="sandbox_hard",
@@ -114,7 +113,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.5,
             phrasings=4,
             things=25,
-            recipe=_recipe(),
+            recipe=_recipe(3600),
         ),
     )
 }
