@@ -112,7 +112,7 @@ def recipe_nodes(cfg: Any, recipe: dict[str, Any]) -> tuple[dict[str, Any], dict
     }
     scheduler = {
         "_target_": f"harmonize.unlearning.schedules.{recipe['schedule']}",
-        **{k: recipe[k] for k in ("warmup_steps", "decay_share")},
+        "warmup_steps": recipe["warmup_steps"],
     }
     settings = OmegaConf.structured(TrainerConfig)
     settings.max_steps = recipe["steps"]

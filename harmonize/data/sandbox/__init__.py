@@ -58,7 +58,7 @@ def tokenizer(preset: str = "sandbox") -> PreTrainedTokenizerFast:
 
 
 def architecture(preset: str = "sandbox") -> dict[str, Any]:
-    """Keyword arguments of transformers' `LlamaConfig` for the sandbox's model (about 0.7M parameters)."""
+    """Keyword arguments of transformers' `LlamaConfig` for the sandbox's model (about 0.6M parameters)."""
     from harmonize.data.sandbox import vocabulary
 
     special = {token: i for i, token in enumerate(vocabulary.SPECIAL)}
@@ -66,7 +66,7 @@ def architecture(preset: str = "sandbox") -> dict[str, Any]:
         "vocab_size": len(vocabulary.SPECIAL) + len(vocabulary.words(presets.get(preset))),
         "hidden_size": 128,
         "intermediate_size": 256,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 256,
@@ -80,12 +80,12 @@ def architecture(preset: str = "sandbox") -> dict[str, Any]:
 
 
 def recipe(preset: str = "sandbox") -> dict[str, Any]:
-    """How base and gold are trained: AdamW, a plateau until instructions are obeyed, then a decay to zero.
+    """How base and gold are trained: AdamW settings, batch, and a linear decay from warm-up to the last step.
 
-    Following an instruction is what a model this small learns last, all at once, and at a step that differs between
-    worlds and even between machines; a fixed number of steps left some worlds with a teacher that leaks.
+    A model this small learns to follow instructions last and all at once, at a step and a learning rate that differ
+    between worlds and machines: a decay over all of training passes through them, a plateau may not.
 
-    Keys: batch_rows, lr, warmup_steps, weight_decay, betas, gradient_clip_val; obeyed (share of instructed training
-    texts begun rightly that ends the plateau), every (steps between looks), decay_steps, max_steps.
+    Keys: steps, batch_rows, lr, warmup_steps, schedule, weight_decay, betas, gradient_clip_val. Both models take the
+    same number of steps.
     """
     return dict(presets.get(preset).recipe)

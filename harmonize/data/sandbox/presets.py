@@ -60,14 +60,13 @@ class Preset:
         return grammar.EVAL_PHRASINGS[: self.phrasings]
 
 
-def _recipe(steps: int, lr: float = 1.2e-3) -> dict[str, Any]:
+def _recipe(steps: int) -> dict[str, Any]:
     return {
         "steps": steps,
         "batch_rows": 32,
-        "lr": lr,
+        "lr": 1e-3,
         "warmup_steps": 100,
-        "schedule": "warmup_stable_decay",
-        "decay_share": 0.35,
+        "schedule": "linear",
         "weight_decay": 0.02,
         "betas": (0.9, 0.98),
         "gradient_clip_val": 1.0,
@@ -93,7 +92,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.0,
             phrasings=3,
             things=25,
-            recipe=_recipe(1500),
+            recipe=_recipe(3000),
         ),
         Preset(
             name="sandbox",
@@ -103,7 +102,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.15,
             phrasings=3,
             things=25,
-            recipe=_recipe(2600),
+            recipe=_recipe(3500),
         ),
         Preset(
             name="sandbox_hard",
@@ -113,7 +112,7 @@ PRESETS: dict[str, Preset] = {
             overlap=0.5,
             phrasings=4,
             things=25,
-            recipe=_recipe(3600),
+            recipe=_recipe(4500),
         ),
     )
 }
