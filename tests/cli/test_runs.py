@@ -142,7 +142,7 @@ def test_allow_comes_from_the_command_line(seen: list[Any], monkeypatch: pytest.
     assert os.environ["HARMONIZE_ALLOW"] == "json"
 
 
-@pytest.mark.parametrize("command", ["evaluate", "finetune"])
+@pytest.mark.parametrize("command", ["evaluate", "finetune", "diagnose"])
 def test_other_commands_run_too(seen: list[Any], command: str) -> None:
     assert status([command]) == 0
     assert seen[0][1].parent.name == command
