@@ -129,7 +129,8 @@ def test_prefixes_never_hold_a_scored_token(folder: Path, shared: Path, model: s
         for depth in (0.25, 0.3, 0.5, 0.6, 0.75, 1.0):
             prefix = renderer.answer_prefix(e, depth)
             shown += bool(prefix)
-            assert before.startswith(renderer.decode(prefix)), (e.id, depth)
+            # a byte-level token may end inside a character
+            assert before.startswith(renderer.decode(prefix).rstrip("\ufffd")), (e.id, depth)
     assert shown > 3 * len(scored)
 
 
