@@ -176,9 +176,12 @@ class _anchors:
 
         extra: dict[str, Any] = {"rewriter": self._rewriter} if "rewriter" in self._inputs else {}
         if self._cfg.embedding is not None:
+            from transformers.utils import logging
+
             from harmonize.api import load
             from harmonize.models.embedding import embedding
 
+            logging.disable_progress_bar()
             extra["embed"] = embedding(load(self._cfg.embedding))
         changed, self.report = call(
             self._node, allow=self._cfg.allow, skip=("name",), examples=examples, **extra

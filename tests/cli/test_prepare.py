@@ -65,7 +65,7 @@ def test_books_and_an_exam_become_a_data_set(
     assert set(links) <= forget and len(links) == facts["anchors"]["linked"] > 0
     assert [s["name"] for s in facts["sources"]] == ["books", "garden", "exam"]
     assert facts["sources"][1]["files"][0]["file"] == "The-Secret-Garden_113.txt"
-    assert "/work" not in json.dumps(facts["sources"]) and all(
+    assert str(shared.parent) not in json.dumps(facts["sources"]) and all(
         len(f["sha256"]) == 64 for f in facts["files"].values()
     )
 
@@ -110,3 +110,28 @@ def test_mistakes_are_told_at_once_and_leave_nothing(
     err = capsys.readouterr().err
     assert all(message in err for message in messages) and "Traceback" not in err
     assert not list(here.iterdir())
+
+
+def test_anchors_may_be_mined_with_the_models_own_embeddings(
+    here: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["question,answer,subject"]
+    questions = {
+        "forget": [("Where was Tamsin Orrell born?", "In Lower Marsh End.", "Tamsin Orrell")],
+        "retain": [
+            ("Where was Hedda Lunn born?", "In Stonegate.", "Hedda Lunn"),
+            ("What grows on Brindle Moor in the summer?", "Mostly heather.", "Brindle Moor"),
+            ("Who built the Ashby clock?", "The smith Rufus Tarn.", "the Ashby clock"),
+        ],
+    }
+    for role, found in questions.items():
+        lines = [f'"{q}","{a}","{s}"' for q, a, s in found]
+        (here / f"{role}.csv").write_text("\n".join([*rows, *lines]) + "\n")
+    argv = ["prepare", "source=table", "source.forget=forget.csv", "source.retain=retain.csv", "name=own"]
+    argv += ["anchors=mined", "anchors.lexical_weight=0", "anchors.min_similarity=-1", "workers=1"]
+    assert run(*argv, f"embedding={shared}/models/stories260k") == 0
+    retained = [e for p in (here / "prepared" / "own").glob("retain.*.jsonl") for e in read_examples(p)]
+    assert len([e for e in retained if e.anchor_of]) == 1
+    assert "Loading weights" not in capsys.readouterr().err
+    assert run(*argv, "overwrite=true", "embedding=nowhere") == 1
+    assert "nowhere" in capsys.readouterr().err
