@@ -90,6 +90,7 @@ class _Run:
         corpus = load_corpus(cfg)
         roles = list(cfg.method.response)
         _check_roles(cfg, corpus, roles)
+        self.sampler = self._sampler(corpus, roles)  # data that it cannot use stop the run here
         terms = build_terms(cfg.method.objectives, cfg.allow)
         evaluations = Evaluations(cfg, corpus)
         with self._timed("load"):
@@ -258,21 +259,10 @@ class _Run:
             patience=settings.early_stop_patience,
             record=log,
         )
-        sampler_node = plain_config(cfg.sampler)
-        sampler_node["rows"] = {r: n for r, n in sampler_node.get("rows", {}).items() if r in roles}
-        sampler = call(
-            sampler_node,
-            allow=cfg.allow,
-            skip=("name",),
-            examples=examples,
-            seed=cfg.seed,
-            rank=0,
-            world_size=1,
-        )
         loaded.model.train()
         steps = fit(
             module,
-            lambda start: StepLoader(sampler, lambda d: factory.views(d.example, d.epoch), start),
+            lambda start: StepLoader(self.sampler, lambda d: factory.views(d.example, d.epoch), start),
             settings,
             title=f"{cfg.method.name} seed {cfg.seed}",
             checkpoints=self.place.checkpoints,
@@ -280,6 +270,19 @@ class _Run:
             callbacks=[looks, *(call(c, allow=cfg.allow) for c in cfg.callbacks.values() if c)],
         )
         return module, looks, steps
+
+    def _sampler(self, corpus: Corpus, roles: list[str]) -> Any:
+        node = plain_config(self.cfg.sampler)
+        node["rows"] = {r: n for r, n in node.get("rows", {}).items() if r in roles}
+        return call(
+            node,
+            allow=self.cfg.allow,
+            skip=("name",),
+            examples=trained_examples(corpus, roles),
+            seed=self.cfg.seed,
+            rank=0,
+            world_size=1,
+        )
 
     def _weighter(self, loaded: LoadedModel, corpus: Corpus) -> Weighter:
         """The weighter, with what it measures on the start model."""

@@ -81,9 +81,14 @@ def test_cosines_are_logged_when_due_and_change_no_bit(monkeypatch: pytest.Monke
     go(plain, steps=5)
     count = Counted(monkeypatch)
     watched = make_module(cosines_every=2, accumulate=1, log=lambda m, s: logged.append((s, m)))
-    before = watched._keep_apart
     held: list[dict[Any, Any]] = []
-    watched._keep_apart = lambda a, w: (before(a, w), held.append(a))[0]  # type: ignore[func-returns-value,method-assign]
+    before = watched._keep_apart
+
+    def keep_apart(apart: Any, weighted: Any) -> None:
+        before(apart, weighted)
+        held.append(apart)
+
+    watched._keep_apart = keep_apart  # type: ignore[method-assign]
     go(watched, steps=5)
     assert torch.equal(weights(plain), weights(watched))
     assert count.n == 5 + 3 * 2  # two terms, at steps 0, 2 and 4

@@ -96,9 +96,9 @@ def test_what_a_gradient_is_projected_off_may_have_any_length(seed: int, scale: 
     g = vectors(2, 5, seed)
     longer = torch.stack([g[0], scale * g[1]])
     forget = [surgery.off_retain(gram(v), retain_weight=0.0) @ v for v in (g, longer)]
-    assert torch.allclose(*forget, atol=1e-9)
+    assert torch.allclose(forget[0], forget[1], atol=1e-9)
     equal = [surgery.normalized(gram(v)) @ v for v in (g, longer)]
-    assert torch.allclose(*equal, atol=1e-9)
+    assert torch.allclose(equal[0], equal[1], atol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
