@@ -15,6 +15,7 @@ DEMO_METHODS ?= bidirectional,refusal_sft,grad_diff
 DEMO_STUDY ?= demo
 DEMO_RUNS ?= runs
 DEMO_ARGS ?=
+TEST_JOBS ?= auto
 
 .PHONY: demo test lint bench clean
 
@@ -33,7 +34,7 @@ demo: $(READY)
 	$(BIN)/harmonize reproduce-paper-table --study $(DEMO_RUNS)/$(DEMO_STUDY)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
