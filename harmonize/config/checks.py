@@ -266,6 +266,10 @@ def _teacher(cfg: Any) -> list[str]:
     problems = known_roles("teacher.instruct_roles", t.instruct_roles)
     for key in ("cache_top_k", "max_new_tokens", "batch_size"):
         problems += at_least(f"teacher.{key}", t[key], 1)
+    if t.ensemble and t.cache.value == "topk":
+        problems.append(
+            "teacher.ensemble averages all logits, and teacher.cache=topk keeps a few. Use teacher.cache=hidden."
+        )
     problems += share("teacher.leak_limit", t.leak_limit)
     return problems + share("teacher.overrefusal_limit", t.overrefusal_limit)
 

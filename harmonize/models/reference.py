@@ -89,7 +89,7 @@ class Reference:
         return stored_rows(self._arrays["hidden"], index)
 
     def at_layer(self, index: Tensor, layer: int | None) -> Tensor:
-        """[A] -> [A, H] hidden states after the block that the setting `layer` names, fp16."""
+        """[A] -> [A, H] hidden states after the block that the setting `layer` names."""
         return stored_rows(self._arrays[f"block_{self._blocks[layer]}"], index)
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -216,7 +216,8 @@ def build_reference(
     small = sum(a.nbytes for a in arrays.values()) <= RAM_BYTES
     device = head.weight.device
     tensors = {n: torch.from_numpy(a).to(device) if small else torch.from_numpy(a) for n, a in arrays.items()}
-    return Reference(frozen, dict(zip(keys, ends.tolist(), strict=False)), tensors, blocks, folder, forwards)
+    starts = dict(zip(keys, ends.tolist(), strict=False))
+    return Reference(frozen, starts, tensors, blocks, {r.role for r in rows}, folder, forwards)
 
 
 def rows_of(batch: Batch, wanted: Tensor) -> tuple[Batch, Tensor]:
@@ -252,12 +253,9 @@ def _fill(
     progress: Progress | None,
 ) -> int:
     total, width = int(ends[-1]), int(head.weight.shape[1])
-    files = {
-        name: open_array(work, name, (total,), np.float32)
-        if name == "log_probs"
-        else open_array(work, name, (total, width), np.float16)
-        for name in kept
-    }
+    shapes = {"log_probs": ((total,), np.float32), "hidden": ((total, width), np.float16)}
+    # states of blocks keep fp32: their distance from the student's starts at 0, where rounding would be all there is
+    files = {n: open_array(work, n, *shapes.get(n, ((total, width), np.float32))) for n in kept}
     order = sorted(range(len(keys)), key=lambda i: (-len(keys[i][0]) - len(keys[i][1]), i))
     device = next(model.parameters()).device
     forwards = 0
@@ -272,10 +270,12 @@ def _fill(
         for name, file in files.items():
             if name == "log_probs":
                 with torch.no_grad():
-                    file[place] = head.log_probs(final, batch.labels).cpu().numpy()
+                    values = head.log_probs(final, batch.labels)
+            elif name == "hidden":
+                values = to_fp16(final)
             else:
-                states = final if name == "hidden" else inner[int(name.removeprefix("block_"))]
-                file[place] = to_fp16(states).cpu().numpy()
+                values = inner[int(name.removeprefix("block_"))].float()
+            file[place] = values.cpu().numpy()
         if progress is not None:
             progress(start + len(which), len(order))
     for file in files.values():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from harmonize.config.instantiate import parameters
+from harmonize.config.instantiate import parameters, to_plain
 from harmonize.console import counted, say
 from harmonize.data.corpus import Corpus
 from harmonize.data.views import RowFactory
@@ -27,7 +27,7 @@ from harmonize.unlearning.cosines import TOTAL
 from harmonize.unlearning.roles import GROUPS, ROLES, Diagnosis, Draws, Pair, diagnose
 from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process
 from harmonize.unlearning.targets import load_target
-from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher
+from harmonize.unlearning.teaching import build_reference_for, build_teacher, instruction_of, needs_teacher
 from harmonize.unlearning.terms import Term, build_terms
 
 TABLE, HEATMAP = "table.md", "heatmap.png"
@@ -117,7 +117,7 @@ def measure(cfg: Any, corpus: Corpus, loaded: LoadedModel, label: str) -> Diagno
     examples = {role: corpus.trained(role) for role in ROLES}
     own = cfg.loss.value != "method"
     terms = [Term("nll", cross_entropy, 1.0, dict.fromkeys(ROLES, 1.0))] if own else _terms(cfg)
-    response = _REFERENCE if own else {str(r): str(s) for r, s in cfg.method.response.items()}
+    response: Mapping[str, Any] = _REFERENCE if own else to_plain(cfg.method.response)
     examples = {role: found for role, found in examples.items() if found and role in response}
     if len(examples) < 2:
         raise DataError(
@@ -128,7 +128,7 @@ def measure(cfg: Any, corpus: Corpus, loaded: LoadedModel, label: str) -> Diagno
     if not own and needs_teacher(cfg, terms):
         teacher = build_teacher(cfg, corpus, loaded, loaded.digest, instruction_of(cfg, corpus))
 
-    def factory(response: Mapping[str, str], **teaching: Any) -> RowFactory:
+    def factory(response: Mapping[str, Any], **teaching: Any) -> RowFactory:
         limit = getattr(loaded.model.config, "max_position_embeddings", None)
         return RowFactory(
             corpus, loaded.renderer, cfg.dataset.prefill, response, cfg.seed, max_length=limit, **teaching
@@ -140,11 +140,12 @@ def measure(cfg: Any, corpus: Corpus, loaded: LoadedModel, label: str) -> Diagno
         if teacher is not None
         else factory(response)
     )
+    reference = build_reference_for(cfg, corpus, loaded, loaded.digest, terms, taught, opened=True)
     draws = Draws(
         cfg.rows, cfg.share, cfg.draws, cfg.seed, cfg.batch_rows, value_only=cfg.loss.value == "value"
     )
     with counted(f"diagnosing {label}") as bar:
-        return diagnose(label, loaded, examples, taught, plain, terms, draws, teacher, bar)
+        return diagnose(label, loaded, examples, taught, plain, terms, draws, (teacher, reference), bar)
 
 
 def metrics_of(found: Diagnosis) -> dict[str, Metric]:

@@ -13,28 +13,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harmonize.data.batch import Row, collate
+from harmonize.data.batch import Row
 from harmonize.data.example import Example
 from harmonize.data.prefill import unit_hash
 from harmonize.data.render import Renderer
 from harmonize.data.views import RowFactory
 from harmonize.models.embedding import mean_hidden
-from harmonize.models.head import Head, answer_hidden, evaluating
+from harmonize.models.head import evaluating
 from harmonize.models.load import LoadedModel
-from harmonize.objectives.inputs import Outputs
 from harmonize.unlearning.cosines import add, layer_of, pairwise
-from harmonize.unlearning.terms import Term, denominators, losses, top_sizes
+from harmonize.unlearning.forward import Forward
+from harmonize.unlearning.steps import micro_batches
+from harmonize.unlearning.terms import Term, denominators, losses
 
 if TYPE_CHECKING:
     import numpy as np
 
     from harmonize.models.cache import TeacherCache
+    from harmonize.models.reference import Reference
 
 PREFILLED = "prefilled"
 ROLES = ("forget", "neighbor", "retain")
 GROUPS = (*ROLES, PREFILLED)
 Pair = tuple[str, str]
 Progress = Callable[[int, int], None]
+Frozen = tuple["TeacherCache | None", "Reference | None"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def diagnose(
     plain: RowFactory,
     terms: Sequence[Term],
     draws: Draws,
-    teacher: TeacherCache | None = None,
+    frozen: Frozen = (None, None),
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Draws rows again and again, and measures each draw.
@@ -94,7 +97,7 @@ def diagnose(
         plain: Makes the rows that are represented: the data's own answers.
         terms: The losses; each group's are summed with their weights.
         draws: How many rows, how often.
-        teacher: Where a term reads it.
+        frozen: Teacher and reference, where a term reads them.
         progress: Called with (draws done, draws in all).
     """
     found = Diagnosis(name)
@@ -111,7 +114,7 @@ def diagnose(
                 rows = [_row(factory, group, e, (draws.seed, draw)) for e in drawn]
                 if draws.value_only:
                     rows = [value_only(r, e, loaded.renderer) for r, e in zip(rows, drawn, strict=True)]
-                gradients[group], loss = group_gradient(loaded, rows, terms, draws.batch_rows, teacher)
+                gradients[group], loss = group_gradient(loaded, rows, terms, draws.batch_rows, frozen)
                 found.loss.setdefault(group, []).append(loss)
             for layer, values in pairwise(gradients, layers).items():
                 for pair, value in values.items():
@@ -127,7 +130,7 @@ def group_gradient(
     rows: Sequence[Row],
     terms: Sequence[Term],
     batch_rows: int = 32,
-    teacher: TeacherCache | None = None,
+    frozen: Frozen = (None, None),
 ) -> tuple[list[Tensor | None], float]:
     """Gradient and value of the weighted losses of some rows, each (term, role) its own mean over all of them.
 
@@ -136,22 +139,19 @@ def group_gradient(
         rows: Of any length and role.
         terms: Objectives with weights.
         batch_rows: Rows of one forward and backward pass; moves memory alone.
-        teacher: Where a term reads it.
+        frozen: Teacher and reference, where a term reads them.
     """
     model, pad = loaded.model, loaded.renderer.pad_id
-    head: Any = Head.of(model, n_vocab=len(loaded.tokenizer))
+    forward = Forward(model, terms, *frozen, n_vocab=len(loaded.tokenizer))
     parameters = [p for p in model.parameters() if p.requires_grad]
-    ordered = sorted(rows, key=lambda r: -r.length)
-    batches = [collate(ordered[i : i + batch_rows], pad) for i in range(0, len(ordered), batch_rows)]
+    batches = micro_batches(forward.place(rows), -(-len(rows) // batch_rows), pad)
     total = denominators(terms, batches)
     weight = {t.name: (t.weight, t.roles) for t in terms}
     gradient: list[Tensor | None] | None = None
     value = 0.0
     for batch in batches:
         batch = batch.to(parameters[0].device)
-        if teacher is not None:
-            teacher.prepare(batch.cache_index)
-        outputs = Outputs(batch, answer_hidden(model, batch), head, teacher, sizes=top_sizes(terms))
+        outputs = forward(batch)
         parts = [
             loss * weight[term][0] * weight[term][1][role]
             for (term, role), loss in losses(terms, outputs, batch, total).items()

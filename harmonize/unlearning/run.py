@@ -14,6 +14,7 @@ from harmonize.config.instantiate import call
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import ROLES
+from harmonize.data.responses import check_responses
 from harmonize.data.views import RowFactory
 from harmonize.errors import DataError
 from harmonize.evaluation.attacks import ineffective
@@ -22,6 +23,7 @@ from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.lora import apply_peft
+from harmonize.models.reference import Reference
 from harmonize.models.save import export
 from harmonize.reporting.card import model_card
 from harmonize.reporting.table import run_table
@@ -31,6 +33,7 @@ from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.callbacks import ValAxes, restore
 from harmonize.unlearning.figures import Evaluations, Figures
 from harmonize.unlearning.fit import fit, resumed_step
+from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.setup import (
     load_corpus,
@@ -40,7 +43,13 @@ from harmonize.unlearning.setup import (
 )
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.targets import load_target
-from harmonize.unlearning.teaching import build_teacher, instruction_of, needs_teacher, trained_examples
+from harmonize.unlearning.teaching import (
+    build_reference_for,
+    build_teacher,
+    instruction_of,
+    needs_teacher,
+    trained_examples,
+)
 from harmonize.unlearning.terms import build_terms
 from harmonize.unlearning.weighters import Subject, Weighter
 from harmonize.unlearning.worst import WorstPrefill
@@ -91,12 +100,14 @@ class _Run:
         roles = list(cfg.method.response)
         _check_roles(cfg, corpus, roles)
         self.sampler = self._sampler(corpus, roles)  # data that it cannot use stop the run here
+        check_responses(corpus, cfg.method.response)
         terms = build_terms(cfg.method.objectives, cfg.allow)
         evaluations = Evaluations(cfg, corpus)
         with self._timed("load"):
             # adapters come later: the references are figures of the model as it is
             loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
             start_digest = loaded.digest
+            named_blocks(loaded.model, terms)  # a layer that does not exist stops the run here
         with self._timed("references"):
             target = evaluations.cached(loaded, "target")
             target_val = evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
@@ -106,18 +117,31 @@ class _Run:
         torch.manual_seed(cfg.seed)
         loaded.model = apply_peft(loaded.model, cfg.peft)
         teacher: TeacherCache | None = None
+        factory = self._factory(loaded, corpus, None)
         with self._timed("teacher"):
             if needs_teacher(cfg, terms):
                 teacher = build_teacher(cfg, corpus, loaded, start_digest, instruction_of(cfg, corpus))
-                if teacher.path is not None:
-                    place.record_sensitive(teacher.path)
+                for path in teacher.paths:
+                    place.record_sensitive(path)
+                factory = self._factory(loaded, corpus, teacher)
+            reference = build_reference_for(cfg, corpus, loaded, start_digest, terms, factory)
+            if reference is not None and reference.path is not None:
+                place.record_sensitive(reference.path)
         config = plain_config(cfg)
         step = resumed_step(place.checkpoints, cfg.resume)
         tracker = build_tracker(config, place.path, job_type="unlearn", resume_step=step)
         try:
             with self._timed("train"):
                 module, looks, steps = self._train(
-                    loaded, corpus, roles, terms, teacher, target_val, evaluations, tracker.log
+                    loaded,
+                    corpus,
+                    roles,
+                    terms,
+                    factory,
+                    (teacher, reference),
+                    target_val,
+                    evaluations,
+                    tracker.log,
                 )
             if looks.best_ok and looks.path is not None and looks.path.exists() and looks.best_step < steps:
                 restore(module, looks.path)
@@ -152,7 +176,7 @@ class _Run:
                 outcomes=figures.outcomes,
                 notes=[*corpus.notes, *self.warnings, *figures.notes],
                 selection=selection,
-                teacher_forwards=teacher.forwards if teacher else 0,
+                teacher_forwards=sum(frozen.forwards for frozen in (teacher, reference) if frozen),
                 teacher_missing_share=teacher.missing_share if teacher else 0.0,
             )
             if cfg.save_model:
@@ -193,22 +217,11 @@ class _Run:
             return None
         return evaluations.cached(load_target(self.cfg, corpus, self.cfg.model.gold), "gold model")
 
-    def _train(
-        self,
-        loaded: LoadedModel,
-        corpus: Corpus,
-        roles: list[str],
-        terms: Any,
-        teacher: TeacherCache | None,
-        target_val: Figures,
-        evaluations: Evaluations,
-        log: Any,
-    ) -> tuple[UnlearningModule, ValAxes, int]:
-        cfg, settings = self.cfg, self.cfg.trainer
-        renderer = loaded.renderer
-        factory = RowFactory(
+    def _factory(self, loaded: LoadedModel, corpus: Corpus, teacher: TeacherCache | None) -> RowFactory:
+        cfg = self.cfg
+        return RowFactory(
             corpus,
-            renderer,
+            loaded.renderer,
             cfg.dataset.prefill,
             cfg.method.response,
             cfg.seed,
@@ -216,6 +229,21 @@ class _Run:
             teacher_target=teacher.target if teacher else None,
             cache_start=teacher.start if teacher else None,
         )
+
+    def _train(
+        self,
+        loaded: LoadedModel,
+        corpus: Corpus,
+        roles: list[str],
+        terms: Any,
+        factory: RowFactory,
+        frozen: tuple[TeacherCache | None, Reference | None],
+        target_val: Figures,
+        evaluations: Evaluations,
+        log: Any,
+    ) -> tuple[UnlearningModule, ValAxes, int]:
+        cfg, settings = self.cfg, self.cfg.trainer
+        renderer = loaded.renderer
         examples = trained_examples(corpus, roles)
         weighter = self._weighter(loaded, corpus)
         by_id = {e.id: e for group in examples.values() for e in group}
@@ -232,7 +260,8 @@ class _Run:
             controller=call(cfg.controller, allow=cfg.allow, skip=("name",)),
             pad_id=renderer.pad_id,
             seed=cfg.seed,
-            teacher=teacher,
+            teacher=frozen[0],
+            reference=frozen[1],
             accumulate=settings.accumulate_grad_batches,
             clip=settings.gradient_clip_val,
             log=log,
