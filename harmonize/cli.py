@@ -20,7 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unlearn": ("harmonize.commands.runs:run", "unlearn, then evaluate (-m for a sweep)"),
     "evaluate": ("harmonize.commands.runs:run", "any checkpoint, any data set, any suite"),
     "finetune": ("harmonize.commands.runs:run", "make a target or gold model"),
-    "diagnose": ("harmonize.commands.runs:run", "do the roles' gradients agree, and how far apart is their data"),
+    "diagnose": (
+        "harmonize.commands.runs:run",
+        "do the roles' gradients agree, and how far apart is their data",
+    ),
     "prepare": ("harmonize.commands.prepare:run", "corpora -> unified question-answer examples"),
     "reproduce-paper-table": (
         "harmonize.reporting.command:main",
