@@ -157,7 +157,9 @@ def test_cfg_job_shows_the_configuration(seen: list[Any], capsys: pytest.Capture
 def test_help_lists_groups_and_examples(seen: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert status(["unlearn", "--help"]) == 0
     text = capsys.readouterr().out
-    assert "method: altpo, bidirectional, bild, " in text and "refusal_sft, rmu, " in text and "Examples" in text
+    assert (
+        "method: altpo, bidirectional, bild, " in text and "refusal_sft, rmu, " in text and "Examples" in text
+    )
 
 
 def test_arguments_are_sorted() -> None:
