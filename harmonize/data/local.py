@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +64,7 @@ def load(
     if scoring not in SCORINGS:
         raise ConfigError(f"dataset.scoring={scoring}: unknown. {did_you_mean(scoring, SCORINGS)}")
     named = {"forget": forget, "neighbor": neighbor, "retain": retain, "general": general}
-    read: list[Example] = []
-    origin: dict[str, Path] = {}
-    for file, role in _files(root, examples, named):
-        for example in read_examples(file, role):
-            if example.id in origin:
-                raise DataError(
-                    f"{file}, field 'id': '{example.id}' is already used in {origin[example.id]}. Ids are unique "
-                    "over all files of a data set."
-                )
-            origin[example.id] = file
-            read.append(example)
+    read, origin = gather((file, read_examples(file, role)) for file, role in _files(root, examples, named))
     return corpus_of(
         read,
         origin,
@@ -86,6 +76,26 @@ def load(
         openers=openers,
         openers_heldout=openers_heldout,
     )
+
+
+def gather(files: Iterable[tuple[Path, Iterable[Example]]]) -> tuple[list[Example], dict[str, Path]]:
+    """The examples of several files in order, and the file of each id.
+
+    Raises:
+        DataError: An id that is used twice.
+    """
+    read: list[Example] = []
+    origin: dict[str, Path] = {}
+    for file, examples in files:
+        for example in examples:
+            if example.id in origin:
+                raise DataError(
+                    f"{file}, field 'id': '{example.id}' is already used in {origin[example.id]}. Ids are unique "
+                    "over all files of a data set."
+                )
+            origin[example.id] = file
+            read.append(example)
+    return read, origin
 
 
 def corpus_of(

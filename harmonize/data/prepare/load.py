@@ -10,7 +10,7 @@ from typing import Any
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
 from harmonize.data.jsonl import read_examples
-from harmonize.data.local import corpus_of
+from harmonize.data.local import corpus_of, gather
 from harmonize.data.prepare.folder import FACTS, FILES, SCHEMA_VERSION
 from harmonize.errors import DataError
 
@@ -36,20 +36,9 @@ def load(
     """
     folder = Path(root).expanduser()
     facts = read_facts(folder)
-    read: list[Example] = []
-    origin: dict[str, Path] = {}
-    for name in FILES:
-        path, stated = folder / name, facts["files"].get(name)
-        if stated is None and not path.exists():
-            continue
-        examples = _examples(path, name, stated)
-        for example in examples:
-            if example.id in origin:
-                raise DataError(
-                    f"{path}, field 'id': '{example.id}' is already used in {origin[example.id]}."
-                )
-            origin[example.id] = path
-        read += examples
+    stated = {name: facts["files"].get(name) for name in FILES}
+    present = [name for name in FILES if stated[name] is not None or (folder / name).exists()]
+    read, origin = gather((folder / name, _examples(folder / name, name, stated[name])) for name in present)
     if instruction is None:
         instruction = facts.get("instructions") or None
     if refusals is None:
