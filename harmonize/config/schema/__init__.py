@@ -1,0 +1,51 @@
+"""Typed schemas: `groups` holds what a group may set, `commands` what a command is made of."""
+
+from harmonize.config.schema.commands import (
+    DiagnoseConfig,
+    DiagnoseLoss,
+    EvaluateConfig,
+    FinetuneConfig,
+    PrepareConfig,
+    UnlearnConfig,
+)
+from harmonize.config.schema.groups import (
+    CacheMode,
+    DatasetConfig,
+    LoggerConfig,
+    MethodConfig,
+    ModelConfig,
+    PathsConfig,
+    PeftConfig,
+    PrefillConfig,
+    PrefillMode,
+    SamplerConfig,
+    SplitShares,
+    SuiteConfig,
+    TeacherConfig,
+    TrainerConfig,
+    WandbConfig,
+)
+
+__all__ = [
+    "CacheMode",
+    "DatasetConfig",
+    "DiagnoseConfig",
+    "DiagnoseLoss",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "LoggerConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "PathsConfig",
+    "PeftConfig",
+    "PrefillConfig",
+    "PrefillMode",
+    "PrepareConfig",
+    "SamplerConfig",
+    "SplitShares",
+    "SuiteConfig",
+    "TeacherConfig",
+    "TrainerConfig",
+    "UnlearnConfig",
+    "WandbConfig",
+]

@@ -1,0 +1,180 @@
+"""The training of one run: rows, sampler, weighter and module from a configuration, with looks at val on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harmonize.config.instantiate import call
+from harmonize.data.corpus import Corpus
+from harmonize.data.example import ROLES
+from harmonize.data.views import RowFactory
+from harmonize.evaluation.selection import select_score
+from harmonize.models.cache import TeacherCache
+from harmonize.models.head import Head
+from harmonize.models.load import LoadedModel
+from harmonize.models.reference import Reference
+from harmonize.unlearning.callbacks import ValAxes
+from harmonize.unlearning.fit import fit
+from harmonize.unlearning.module import Log, UnlearningModule
+from harmonize.unlearning.setup import plain_config
+from harmonize.unlearning.steps import StepLoader
+from harmonize.unlearning.teaching import trained_examples
+from harmonize.unlearning.terms import Term
+from harmonize.unlearning.weighters import Subject, Weighter
+from harmonize.unlearning.worst import WorstPrefill
+
+
+@dataclass
+class Parts:
+    """What is trained, on what, against whom.
+
+    Attributes:
+        loaded: The student.
+        corpus: The data set.
+        terms: The method's objectives.
+        factory: Makes the rows.
+        sampler: Draws the examples of a step.
+        teacher, reference: What the frozen models said, or None where no term reads it.
+    """
+
+    loaded: LoadedModel
+    corpus: Corpus
+    terms: Sequence[Term]
+    factory: RowFactory
+    sampler: Any
+    teacher: TeacherCache | None = None
+    reference: Reference | None = None
+
+
+def row_factory(
+    cfg: Any, loaded: LoadedModel, corpus: Corpus, teacher: TeacherCache | None = None
+) -> RowFactory:
+    """The maker of the method's rows."""
+    return RowFactory(
+        corpus,
+        loaded.renderer,
+        cfg.dataset.prefill,
+        cfg.method.response,
+        cfg.seed,
+        max_length=getattr(loaded.model.config, "max_position_embeddings", None),
+        teacher_target=teacher.target if teacher else None,
+        cache_start=teacher.start if teacher else None,
+    )
+
+
+def answer_rows(cfg: Any, loaded: LoadedModel, corpus: Corpus) -> Callable[[str], list[Any]]:
+    """Role to the rows of all its training examples, with the data's own answers and nothing prefilled."""
+    factory = RowFactory(
+        corpus,
+        loaded.renderer,
+        cfg.dataset.prefill,
+        {str(role): "reference" for role in ROLES},
+        cfg.seed,
+        max_length=getattr(loaded.model.config, "max_position_embeddings", None),
+    )
+    return lambda role: [factory.row(e) for e in corpus.trained(role)]
+
+
+def build_sampler(cfg: Any, corpus: Corpus, roles: Sequence[str]) -> Any:
+    """The sampler, which refuses data that it cannot use."""
+    node = plain_config(cfg.sampler)
+    node["rows"] = {r: n for r, n in node.get("rows", {}).items() if r in roles}
+    return call(
+        node,
+        allow=cfg.allow,
+        skip=("name",),
+        examples=trained_examples(corpus, list(roles)),
+        seed=cfg.seed,
+        rank=0,
+        world_size=1,
+    )
+
+
+def train(
+    cfg: Any,
+    parts: Parts,
+    look: Callable[[], Mapping[str, float]],
+    target_val: Mapping[str, float],
+    checkpoints: Path,
+    log: Log | None,
+) -> tuple[UnlearningModule, ValAxes, int]:
+    """Trains the student.
+
+    Args:
+        cfg: Configuration of `harmonize unlearn`.
+        parts: What is trained.
+        look: Measures the student on val.
+        target_val: The untouched model's figures on val, which the floors of keep-best are shares of.
+        checkpoints: Folder of checkpoints.
+        log: Receives metrics.
+
+    Returns:
+        The module, what was seen on val, and the optimizer steps taken in all.
+    """
+    settings, loaded = cfg.trainer, parts.loaded
+    roles = list(cfg.method.response)
+    renderer = loaded.renderer
+    weighter = _weighter(cfg, parts)
+    by_id = {e.id: e for group in trained_examples(parts.corpus, roles).values() for e in group}
+    module = UnlearningModule(
+        loaded.model,
+        parts.terms,
+        optimizer=lambda parameters: call(cfg.optimizer, params=parameters, allow=cfg.allow, skip=("name",)),
+        scheduler=lambda o: call(
+            cfg.scheduler, optimizer=o, total_steps=settings.max_steps, allow=cfg.allow, skip=("name",)
+        ),
+        combiner=call(cfg.gradient, allow=cfg.allow, skip=("name",)),
+        controller=call(cfg.controller, allow=cfg.allow, skip=("name",)),
+        pad_id=renderer.pad_id,
+        seed=cfg.seed,
+        teacher=parts.teacher,
+        reference=parts.reference,
+        accumulate=settings.accumulate_grad_batches,
+        clip=settings.gradient_clip_val,
+        log=log,
+        log_every=settings.log_every_n_steps,
+        n_vocab=len(loaded.tokenizer),
+        choose_worst=WorstPrefill(by_id, renderer, renderer.pad_id, cfg.dataset.prefill.every),
+        weigh=weighter,
+        cosines_every=settings.cosines_every_n_steps,
+    )
+
+    def look_in_training() -> Mapping[str, float]:
+        found = look()
+        loaded.model.train()
+        return found
+
+    looks = ValAxes(
+        look_in_training,
+        lambda found: select_score(found, target_val, settings.neighbor_floor, settings.utility_floor),
+        every=settings.val_check_interval,
+        max_steps=settings.max_steps,
+        folder=checkpoints if settings.keep_best else None,
+        patience=settings.early_stop_patience,
+        record=log,
+    )
+    loaded.model.train()
+    steps = fit(
+        module,
+        lambda start: StepLoader(parts.sampler, lambda d: parts.factory.views(d.example, d.epoch), start),
+        settings,
+        title=f"{cfg.method.name} seed {cfg.seed}",
+        checkpoints=checkpoints,
+        resume=cfg.resume,
+        callbacks=[looks, *(call(c, allow=cfg.allow) for c in cfg.callbacks.values() if c)],
+    )
+    loaded.model.eval()
+    return module, looks, steps
+
+
+def _weighter(cfg: Any, parts: Parts) -> Weighter:
+    """The weighter, with what it measures on the start model."""
+    weighter: Weighter = call(cfg.weighter, allow=cfg.allow, skip=("name",))
+    loaded = parts.loaded
+    head = Head.of(loaded.model, n_vocab=len(loaded.tokenizer))
+    rows = answer_rows(cfg, loaded, parts.corpus)
+    weighter.prepare(Subject(loaded.model, head, loaded.renderer.pad_id, rows))
+    return weighter
