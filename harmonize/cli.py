@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "harmonize.reporting.command:main",
         "a study as a table, beside the published numbers",
     ),
+    "sweep": ("harmonize.commands.sweep:run", "the runs of one question: what is missing, not what is done"),
     "init": ("harmonize.commands.init:run", "a data folder of your own"),
     "ls": (
         "harmonize.commands.ls:run",

@@ -61,8 +61,8 @@ def options(kind: str, config_dirs: list[str] | None = None) -> list[tuple[str, 
     for root in [conf_dir(), *map(Path, config_dirs or [])]:
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.is_dir() and _plural(folder.name) == kind:
-                for path in sorted(folder.glob("*.yaml")):
-                    found[path.stem] = describe(path)
+                for path in sorted(folder.rglob("*.yaml")):
+                    found[path.relative_to(folder).with_suffix("").as_posix()] = describe(path)
     return sorted(found.items())
 
 

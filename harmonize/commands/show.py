@@ -10,7 +10,7 @@ from harmonize.config.paths import conf_dir, share
 from harmonize.errors import ConfigError, did_you_mean
 
 # Options of these change other groups, so they are shown as they are written.
-_GLOBAL = ("experiment", "hparams_search", "debug")
+_GLOBAL = ("experiment", "hparams_search", "debug", "tuned")
 
 
 def run(argv: list[str]) -> int:
@@ -51,7 +51,7 @@ def _composed(given: Any) -> str:
 
 
 def _file(folder: Any, kind: str, name: str | None) -> str:
-    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
     if name not in names:
         raise ConfigError(f"{kind} '{name}': there is none of that name. {did_you_mean(str(name), names)}")
     return str((folder / f"{name}.yaml").read_text(encoding="utf-8"))

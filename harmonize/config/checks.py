@@ -72,7 +72,7 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
             lambda: method_checks.stored_lists(cfg),
             lambda: _draws(cfg),
         ]
-    if command == "evaluate":
+    if "split" in cfg:
         checks.append(lambda: one_of("split", cfg.split, SPLITS))
     if command == "finetune":
         checks.append(lambda: at_least("batch_rows", cfg.batch_rows, 1))

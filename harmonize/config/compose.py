@@ -164,12 +164,20 @@ def _undeclared(node: Any, prefix: str) -> list[str]:
 
 
 def groups(loader: Any) -> dict[str, list[str]]:
-    """Every group of ours with its options."""
-    return {
-        group: list(loader.get_group_options(group))
-        for group in loader.list_groups("")
-        if group != "hydra" and loader.get_group_options(group)
-    }
+    """Every group of ours with its options; those of a group within it are written `inner/option`."""
+    from hydra.core.object_type import ObjectType
+
+    # the repository itself: the loader's own method copies it at every call
+    listed = loader.repository.get_group_options
+
+    def options(group: str) -> list[str]:
+        found = [str(name) for name in listed(group, ObjectType.CONFIG)]
+        for inner in listed(group, ObjectType.GROUP):
+            found += [f"{inner}/{name}" for name in options(f"{group}/{inner}")]
+        return found
+
+    known = {group: options(group) for group in loader.list_groups("") if group != "hydra"}
+    return {group: found for group, found in known.items() if found}
 
 
 def _compose_all(command: str, overrides: list[str], loader: Any) -> tuple[Any, list[str]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 from harmonize.data.example import Dialogue, Example, Role, Split
 
@@ -62,9 +63,9 @@ class Corpus:
             seen.setdefault(example.fact_id, example)
         return tuple(seen.values())
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Content hash over every example and every text that comes with the data."""
+        """Content hash over every example and every text that comes with the data; taken once."""
         return content_hash(
             [asdict(e) for e in self.examples],
             self.openers,

@@ -47,13 +47,40 @@ def select_score(
 
 
 def _above(state: Figures, target: Figures, names: tuple[str, ...], floor: float) -> bool:
+    own, before = _compared(state, target, names)
+    return own >= floor * before
+
+
+def _compared(state: Figures, target: Figures, names: tuple[str, ...]) -> tuple[float, float]:
+    """The first of these figures that both have, of the state and of the target; (0, 0) where none is."""
     for name in names:
         own, before = _value(state, name), _value(target, name)
         if own is not None and before is not None:
-            return own >= floor * before
-    return True
+            return own, before
+    return 0.0, 0.0
 
 
 def _value(metrics: Figures, name: str) -> float | None:
     found = metrics.get(name)
     return found.value if isinstance(found, Metric) else found
+
+
+def shortfall(
+    metrics_val: Figures,
+    target_val: Figures,
+    neighbor_floor: float = 0.9,
+    utility_floor: float = 0.9,
+) -> float:
+    """How far below its floors a state lies: the sum over neighbor accuracy and utility of what is missing; 0 within.
+
+    Orders candidates of which none is within the floors, where their scores alone would praise the most destructive.
+    Arguments as in `select_score`. Source: our choice.
+    """
+    missing = 0.0
+    for names, floor in (
+        (("neighbor_accuracy", "neighbor_accuracy_trained"), neighbor_floor),
+        (("utility_accuracy",), utility_floor),
+    ):
+        own, before = _compared(metrics_val, target_val, names)
+        missing += max(0.0, floor * before - own)
+    return missing

@@ -210,8 +210,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value if isinstance(value, str) else json.dumps(value)
 
 
-def _is_ignored(key: str) -> bool:
-    return key in SEED_KEYS or any(key == name or key.startswith(f"{name}.") for name in IGNORED)
+def is_ignored(key: str, seeds: bool = True) -> bool:
+    """Whether a configuration key says nothing of what a run computes; with `seeds`, nothing but which draw it is."""
+    ignored = any(key == name or key.startswith(f"{name}.") for name in IGNORED)
+    return ignored or (seeds and key in SEED_KEYS)
 
 
 def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]]:
@@ -222,8 +224,8 @@ def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]
         for key, value in run.flat.items():
             values[key].add(value)
             present[key] += 1
-    varied = sorted(key for key, found in values.items() if len(found) > 1 and not _is_ignored(key))
-    partly = sorted(k for k, n in present.items() if n < len(runs) and not _is_ignored(k))
+    varied = sorted(key for key, found in values.items() if len(found) > 1 and not is_ignored(key))
+    partly = sorted(k for k, n in present.items() if n < len(runs) and not is_ignored(k))
     parts: dict[tuple[str, ...], list[StudyRun]] = defaultdict(list)
     for run in runs:
         parts[tuple(run.flat.get(key, _MISSING) for key in (*varied, *partly))].append(run)

@@ -124,7 +124,7 @@ class _Run:
             with self._timed("train"):
                 selection = self._train(parts, beside.target_val, tracker.log)
             with self._timed("evaluate"):
-                report = self.evaluations.run(loaded)
+                report = self.evaluations.run(loaded, self.cfg.split, axes=self._axes)
             report.write_samples(self.place.samples)
             figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
             results = self._results(figures, beside, selection, parts)
@@ -137,9 +137,14 @@ class _Run:
         self._close(results, lines)
         return figures.values()
 
+    @property
+    def _axes(self) -> tuple[str, ...] | None:
+        """What the report measures: everything on test, on val what choosing looks at."""
+        return None if self.cfg.split == "test" else VAL_AXES
+
     def _beside(self, loaded: LoadedModel) -> _Beside:
         """Figures of the models that the result is read against."""
-        target = self.evaluations.cached(loaded, "target")
+        target = self.evaluations.cached(loaded, "target", self.cfg.split, axes=self._axes)
         target_val = self.evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
         teacher = self._teacher_figures(loaded)
         return _Beside(target, target_val, teacher, self._gold())
@@ -206,8 +211,9 @@ class _Run:
         cfg, corpus, evaluations = self.cfg, self.corpus, self.evaluations
         if not cfg.teacher.report or not (corpus.instructions or cfg.teacher.instruction):
             return None
+        instruction = instruction_of(cfg, corpus)
         figures = evaluations.cached(
-            loaded, "instructed teacher", instruction=instruction_of(cfg, corpus), axes=VAL_AXES
+            loaded, "instructed teacher", cfg.split, instruction=instruction, axes=VAL_AXES
         )
         if needs_teacher(cfg, self.terms):
             # judged on val: a reworded instruction is a choice, and test chooses nothing
@@ -215,7 +221,7 @@ class _Run:
                 loaded,
                 "instructed teacher",
                 split="val",
-                instruction=instruction_of(cfg, corpus),
+                instruction=instruction,
                 axes=("forget", "retain", "neighbor"),
             ).values()
             self.warnings = teacher_warnings(seen, cfg.teacher.leak_limit, cfg.teacher.overrefusal_limit)
@@ -227,7 +233,8 @@ class _Run:
         name = self.cfg.model.gold
         if not name:
             return None
-        return self.evaluations.cached(load_target(self.cfg, self.corpus, name), "gold model")
+        gold = load_target(self.cfg, self.corpus, name)
+        return self.evaluations.cached(gold, "gold model", self.cfg.split, axes=self._axes)
 
     def _close(self, results: Any, lines: list[str]) -> None:
         run_table(results)

@@ -32,7 +32,7 @@ for reader in "arc blur dusk mmlu muse rwku tofu wmdp xstest".split():
 ONLY_COMPOSED = {"peft/qlora"}
 # What an option of another group of the same command needs.
 ALSO = {"finetune": ["from_scratch=false"], "prepare": ["source=books", "source.root=."]}
-GLOBAL = ("experiment", "hparams_search", "debug")
+GLOBAL = ("experiment", "hparams_search", "debug", "tuned")
 
 
 def options() -> list[tuple[str, str]]:
@@ -82,7 +82,7 @@ def test_every_group_of_the_design_is_there() -> None:
     names = (
         "dataset model peft method teacher sampler gradient controller weighter optimizer scheduler trainer"
     )
-    names += " callbacks suite attack logger experiment hparams_search debug paths hydra"
+    names += " callbacks suite attack logger tuned experiment hparams_search debug paths hydra"
     names += " source rewriter prompts anchors"  # of `harmonize prepare`
     assert set(names.split()) == {p.name for p in conf_dir().iterdir() if p.is_dir()}
     assert not list(conf_dir().rglob("*.yml"))

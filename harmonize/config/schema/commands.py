@@ -22,13 +22,17 @@ from harmonize.config.schema.groups import (
 
 @dataclass
 class UnlearnConfig:
-    """Everything of `harmonize unlearn`."""
+    """Everything of `harmonize unlearn`.
+
+    split: Whose figures the run reports. A trial of a tuning sweep reports val, so that test stays unseen.
+    """
 
     seed: int = 0
     study: str = "default"
     job: str | None = None
     resume: bool = False
     overwrite: bool = False
+    split: str = "test"
     save_model: bool = True
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)

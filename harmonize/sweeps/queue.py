@@ -1,0 +1,267 @@
+"""Running the jobs of a sweep: what is done is found by content, what failed is tried again, several processes share.
+
+A job's folder is the one that `harmonize unlearn -m` would give it, so either may have made it. A job is done where a
+finished run of the study has its resolved configuration, whatever its folder is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harmonize.config import names
+from harmonize.config.compose import compose_config
+from harmonize.data.corpus import content_hash
+from harmonize.errors import ConfigError, HarmonizeError, Interrupted, RunError
+from harmonize.reporting.study import flatten, is_ignored
+from harmonize.sweeps.plan import Job
+from harmonize.tracking.files import make_folder, write_text
+from harmonize.tracking.results import CONFIG, RESULTS, STATUS, Results, plain, read_results
+from harmonize.tracking.run_folder import LOCK, RunFolder
+
+LOG = "log.txt"
+WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+_INDEX = ".jobs"
+
+
+@dataclass
+class Entry:
+    """One job and how it stands.
+
+    Attributes:
+        job: The job.
+        key: Content key of its resolved configuration.
+        folder: Where it runs.
+        state: waiting, running (in another process), done or failed.
+        tries: How often this process tried it.
+        error: Why the last try failed.
+    """
+
+    job: Job
+    key: str
+    folder: Path
+    state: str = WAITING
+    tries: int = 0
+    error: str = ""
+
+    def results(self) -> Results | None:
+        """What the run found, or None where it failed."""
+        return read_results(self.folder / RESULTS) if self.state == DONE else None
+
+
+def content_key(config: Mapping[str, Any]) -> str:
+    """Key of what a run computes: its resolved configuration without what only says where and how it runs."""
+    return content_hash(sorted((k, v) for k, v in flatten(plain(config)) if not is_ignored(k, seeds=False)))
+
+
+@dataclass
+class Queue:
+    """The jobs of one study.
+
+    Args:
+        study: Folder of the study.
+        retries: How often this process tries a job again that failed.
+        config_dirs: The user's own configuration folders.
+    """
+
+    study: Path
+    retries: int = 1
+    config_dirs: Sequence[str] = ()
+    _found: dict[str, Path] = field(default_factory=dict)
+
+    def entries(self, jobs: Sequence[Job], note: Callable[[int, int], None] | None = None) -> list[Entry]:
+        """The jobs with their folders and states.
+
+        Raises:
+            ConfigError: A job's configuration is wrong; all problems of all jobs at once.
+        """
+        self._scan()
+        entries, problems = [], []
+        for i, job in enumerate(jobs):
+            if note:
+                note(i, len(jobs))
+            try:
+                entries.append(self._entry(job))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        return entries
+
+    def _scan(self) -> None:
+        """Folders of the study by content; read from each run's own `config.yaml`."""
+        from omegaconf import OmegaConf
+
+        self._found.clear()
+        for path in sorted(self.study.glob(f"*/{CONFIG}")):
+            with contextlib.suppress(Exception):  # a half-written or foreign file is no run of ours
+                config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+                if isinstance(config, dict):
+                    key = content_key(config)
+                    if _state(path.parent) == DONE or key not in self._found:
+                        self._found[key] = path.parent
+
+    def _entry(self, job: Job) -> Entry:
+        from harmonize.unlearning.setup import plain_config
+
+        overrides = [*job.overrides, f"study={self.study.name}", f"paths.runs={self.study.parent}"]
+        key = self._remembered(job)
+        if key is None:
+            key = content_key(
+                plain_config(compose_config("unlearn", overrides, config_dirs=self.config_dirs))
+            )
+            self._remember(job, key)
+        folder = self._found.get(key)
+        if folder is None:
+            folder = self.study / _job_name(job.overrides)
+            taken = folder in self._found.values() or any(folder.glob(CONFIG))
+            if taken:  # other content under that name: a default has changed since
+                folder = folder.with_name(f"{folder.name}-{key[:8]}")
+        entry = Entry(job, key, folder)
+        self.refresh(entry)
+        return entry
+
+    def _remembered(self, job: Job) -> str | None:
+        """The key of a job that was composed before by this version of configuration and code."""
+        path = self.study / _INDEX / content_hash(job.overrides, _conf_digest())[:32]
+        with contextlib.suppress(OSError):
+            return path.read_text(encoding="utf-8").strip() or None
+        return None
+
+    def _remember(self, job: Job, key: str) -> None:
+        folder = self.study / _INDEX
+        make_folder(folder)
+        write_text(folder / content_hash(job.overrides, _conf_digest())[:32], key + "\n")
+
+    def refresh(self, entry: Entry) -> None:
+        """Reads how a job stands."""
+        state = _state(entry.folder)
+        if state == DONE:
+            entry.state = DONE
+        elif in_use(entry.folder):
+            entry.state = RUNNING
+        elif state in (FAILED, "rejected") and entry.tries > self.retries:
+            entry.state = FAILED
+            entry.error = str(_status(entry.folder).get("error") or "")
+        else:
+            entry.state = WAITING
+
+    def run(self, entry: Entry) -> None:
+        """Runs one job in this process, its output in the folder's `log.txt`.
+
+        Raises:
+            Interrupted: The user pressed Ctrl-C; the job is resumed next time.
+        """
+        from harmonize.unlearning.run import run
+
+        entry.tries += 1
+        state = _state(entry.folder)
+        again = {"interrupted": ["resume=true"], "running": ["resume=true"]}.get(state, ["overwrite=true"])
+        overrides = [
+            *entry.job.overrides,
+            f"study={self.study.name}",
+            f"paths.runs={self.study.parent}",
+            "trainer.enable_progress_bar=false",
+            f"job={entry.folder.name}",
+        ]
+        make_folder(entry.folder)
+        try:
+            with _captured(entry.folder / LOG), _command_line(overrides):
+                run(
+                    compose_config(
+                        "unlearn", [*overrides, *(again if state else [])], config_dirs=self.config_dirs
+                    ),
+                    entry.folder,
+                )
+        except Interrupted:
+            raise
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"Interrupted in {entry.folder}; the sweep goes on where it stopped."
+            ) from error
+        except RunError as error:
+            if in_use(entry.folder):  # another process was quicker
+                entry.tries -= 1
+            entry.error = str(error)
+        except HarmonizeError as error:
+            entry.error = str(error)
+        except Exception as error:  # our own bug: its traceback is in the log, and the sweep goes on
+            entry.error = f"{type(error).__name__}: {error}"
+            with (entry.folder / LOG).open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+        self.refresh(entry)
+        if entry.state == WAITING and entry.tries > self.retries:
+            entry.state = FAILED
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the run folder."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return _status(folder).get("state") == RUNNING
+    finally:
+        os.close(handle)
+    return False
+
+
+def _job_name(overrides: Sequence[str]) -> str:
+    """The folder name that a Hydra sweep of these overrides gives."""
+    given = dict(text.split("=", 1) for text in overrides if "=" in text)
+    defaults = {"method": "bidirectional", "dataset": "sandbox", "seed": "0"}
+    head = [given.get(k, v) if k != "seed" else f"seed{given.get(k, v)}" for k, v in defaults.items()]
+    return names.job_name("unlearn", head, list(overrides), sweep=True)
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    return RunFolder(folder, command="").read_status()
+
+
+def _state(folder: Path) -> str:
+    found = str(_status(folder).get("state") or "") if (folder / STATUS).is_file() else ""
+    return found if found != DONE or (folder / RESULTS).is_file() else ""
+
+
+def _conf_digest() -> str:
+    """Key of the shipped configuration and of the code that composes it."""
+    import harmonize.config
+    from harmonize.config.paths import conf_dir
+
+    files = [*conf_dir().rglob("*.yaml"), *Path(str(harmonize.config.__file__)).parent.rglob("*.py")]
+    return content_hash([(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files)])
+
+
+@contextlib.contextmanager
+def _captured(path: Path) -> Iterator[None]:
+    """What the job prints goes to its log."""
+    with (
+        path.open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        path.chmod(0o600)
+        yield
+
+
+@contextlib.contextmanager
+def _command_line(overrides: Sequence[str]) -> Iterator[None]:
+    """The command that would run a job alone, which its status and its hints repeat."""
+    before = sys.argv
+    sys.argv = ["harmonize", "unlearn", *overrides]
+    try:
+        yield
+    finally:
+        sys.argv = before

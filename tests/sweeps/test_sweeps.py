@@ -1,0 +1,296 @@
+"""Sweeps: which jobs a file means, what is skipped and tried again, what is chosen and how it is written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harmonize.cli import main
+from harmonize.config.compose import compose_config
+from harmonize.config.paths import share
+from harmonize.errors import ConfigError, HarmonizeError, TrainingError
+from harmonize.evaluation.selection import select_score, shortfall
+from harmonize.sweeps.choose import Verdict, judge, ranked
+from harmonize.sweeps.plan import files, load_sweep
+from harmonize.sweeps.queue import Queue, content_key
+from harmonize.sweeps.write import write_tuned
+from harmonize.tracking.results import Metric, Results, write_results
+from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning.setup import plain_config
+
+TUNE = """
+# Which rate?
+overrides: [dataset=sandbox_easy, trainer.max_steps=6, trainer.val_check_interval=3, split=val, logger=csv]
+trials:
+  grad_diff: [[optimizer.lr=1e-3], [optimizer.lr=1e-4]]
+  npo: [[optimizer.lr=1e-3], [optimizer.lr=1e-4, method.objectives.keep.weight=2]]
+rounds:
+  - {sweep: {dataset.world_seed: [0]}, keep: 1}
+  - {sweep: {dataset.world_seed: [1, 2]}, keep: 1}
+tuned: sandbox_easy
+"""
+
+
+def metric(value: float) -> Metric:
+    return Metric(value, 10)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """Runs in an empty folder, the work replaced by figures that depend on the rate; the configurations it saw."""
+    from omegaconf import OmegaConf
+
+    seen: list[Any] = []
+
+    def run(cfg: Any, folder: Path) -> dict[str, Any]:
+        place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
+        with place.running():
+            place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+            seen.append(cfg)
+            print("what the run says")
+            if cfg.seed == 13:
+                raise TrainingError("the loss is not finite")
+            if cfg.seed == 77 and sum(c.seed == 77 for c in seen) == 1:
+                raise ZeroDivisionError("once")
+            if cfg.seed == 99 and not cfg.resume:
+                raise KeyboardInterrupt
+            # the higher rate forgets everything and keeps nothing of the neighbors
+            high = cfg.optimizer.lr > 5e-4
+            found = {
+                "forget_accuracy": metric(0.0 if high else 0.2),
+                "neighbor_accuracy": metric(0.1 if high else 0.95),
+                "utility_accuracy": metric(1.0),
+            }
+            target = {name: metric(1.0) for name in found}
+            write_results(
+                folder / "results.json",
+                Results(plain_config(cfg), cfg.seed, found, target_metrics=target),
+            )
+        return {}
+
+    monkeypatch.setattr("harmonize.unlearning.run.run", run)
+    monkeypatch.chdir(tmp_path)
+    return seen
+
+
+def status(*argv: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", *argv])
+    return int(ended.value.code or 0)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(json.loads(p.read_text())["state"] for p in folder.glob("*/status.json"))
+
+
+@pytest.mark.parametrize("name", sorted(files()))
+def test_every_file_that_ships_is_a_sweep_and_asks_its_question_in_the_first_line(name: str) -> None:
+    sweep = load_sweep(name)
+    assert sweep.jobs() or sweep.tunes
+    assert files()[name].read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", sorted(n for n in files() if load_sweep(n).tunes))
+def test_every_candidate_of_a_tuning_composes(name: str) -> None:
+    sweep = load_sweep(name)
+    first = {m: range(len(t)) for m, t in sweep.trials.items()}
+    needs = ["dataset.root=.", "model.name_or_path=."] if "tofu" in name else []
+    for job in sweep.round_jobs(0, first):
+        compose_config("unlearn", [*needs, *job.overrides])
+    assert all("split=val" in job.overrides for job in sweep.round_jobs(0, first))
+
+
+def test_jobs_are_the_grid_times_the_variants_and_the_user_wins(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "s.yaml",
+        "sweep: {seed: [0, 1], method: [npo]}\noverrides: [optimizer.lr=1e-3]\nvariants: [[a.b=1], [a.b=2]]\n",
+    )
+    assert [" ".join(j.overrides) for j in load_sweep(path).jobs()] == [
+        "seed=0 method=npo optimizer.lr=1e-3 a.b=1",
+        "seed=1 method=npo optimizer.lr=1e-3 a.b=1",
+        "seed=0 method=npo optimizer.lr=1e-3 a.b=2",
+        "seed=1 method=npo optimizer.lr=1e-3 a.b=2",
+    ]
+    assert [" ".join(j.overrides) for j in load_sweep(path).jobs(["seed=5", "optimizer.lr=1"])] == [
+        "method=npo a.b=1 seed=5 optimizer.lr=1",
+        "method=npo a.b=2 seed=5 optimizer.lr=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("swep: {}", "unknown key 'swep'. Did you mean 'sweep'"),
+        ("sweep: {seed: 3}", "sweep must map each key to a list"),
+        ("trials: {npo: [[a.b=1]], dpo: [[a.b=1], [a.b=2]]}\nrounds: [{keep: 1}]", "equally many"),
+        ("trials: {npo: [[a.b=1]]}", "belong together"),
+        ("trials: {npo: [[peft=lora]]}\nrounds: [{keep: 1}]", "a trial sets values"),
+        ("trials: {npo: [[a.b=1]]}\nrounds: [{keep: 0}]", "needs keep"),
+        ("[1, 2]", "expected a mapping"),
+    ],
+)
+def test_a_wrong_file_is_told(tmp_path: Path, text: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word.replace("(", "\\(")):
+        load_sweep(write(tmp_path / "wrong.yaml", text))
+
+
+def test_an_unknown_sweep_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'sandbox_spread'"):
+        load_sweep("sandbox_spred")
+
+
+def test_the_rule_prefers_what_is_within_the_floors_then_what_lacks_least() -> None:
+    target = {"neighbor_accuracy": 1.0, "utility_accuracy": 0.8}
+    state = {"neighbor_accuracy": 0.7, "utility_accuracy": 0.6, "forget_accuracy": 0.0}
+    assert shortfall(state, target) == pytest.approx((0.9 - 0.7) + (0.72 - 0.6))
+    assert shortfall({"neighbor_accuracy": 0.95, "utility_accuracy": 0.8}, target) == 0
+    assert shortfall({"neighbor_accuracy_trained": 0.0}, {"neighbor_accuracy_trained": 1.0}, 0.5) == 0.5
+    assert select_score(state, target) == (False, 0.0)
+    order = ranked(
+        [Verdict(0, 0.8, 0.0, 1), Verdict(1, 0.0, 0.4, 1), Verdict(2, 0.0, 0.4, 1), Verdict(3, 0.3, 0.1, 1)]
+    )
+    assert [v.trial for v in order] == [1, 2, 3, 0]
+
+
+def test_a_failed_run_counts_as_the_worst_there_is() -> None:
+    config = {"trainer": {"neighbor_floor": 0.9, "utility_floor": 0.9}}
+    good = Results(config, 0, {"forget_accuracy": metric(0.1)})
+    assert judge(0, [good, good]) == Verdict(0, 0.0, pytest.approx(0.1), 2)
+    assert judge(0, [good, None]).score == math.inf
+
+
+def test_tuning_runs_its_rounds_and_writes_options_that_compose(work: list[Any], tmp_path: Path) -> None:
+    path = write(tmp_path / "tune.yaml", TUNE)
+    assert status(path, "--write", "tuned") == 0
+    assert len(work) == 4 + 2 * 2
+    record = json.loads((tmp_path / "runs" / "tune" / "chosen.json").read_text())
+    assert record["chosen"]["grad_diff"]["overrides"] == ["optimizer.lr=1e-4"]
+    assert record["chosen"]["npo"]["runs"] == 2 and record["chosen"]["npo"]["score"] == pytest.approx(0.2)
+    assert len(record["rounds"]) == 2 and len(record["rounds"][0]["npo"]) == 2
+    found = yaml.safe_load((tmp_path / "tuned" / "sandbox_easy" / "npo.yaml").read_text())
+    assert found == {"optimizer": {"lr": 0.0001}, "method": {"objectives": {"keep": {"weight": 2}}}}
+    # a second call runs nothing
+    assert status(path) == 0 and len(work) == 8
+    # as a folder of options they are what the method starts from, and the user still has the last word
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "tuned").rename(tmp_path / "mine" / "tuned")
+    asked = ["method=npo", "dataset=sandbox_easy"]
+    cfg = compose_config("unlearn", asked, config_dirs=[tmp_path / "mine"])
+    assert (cfg.optimizer.lr, cfg.method.objectives.keep.weight) == (1e-4, 2)
+    cfg = compose_config("unlearn", [*asked, "optimizer.lr=7e-4"], config_dirs=[tmp_path / "mine"])
+    assert (cfg.optimizer.lr, cfg.method.objectives.keep.weight) == (7e-4, 2)
+    cfg = compose_config("unlearn", [*asked, "tuned=none"], config_dirs=[tmp_path / "mine"])
+    assert cfg.method.objectives.keep.weight == 1
+
+
+def test_a_plain_sweep_skips_retries_and_goes_on(work: list[Any], tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "s.yaml", "sweep: {seed: [0, 13, 77, 1]}\noverrides: [dataset=sandbox_easy, logger=csv]\n"
+    )
+    assert status(path) == 1
+    assert states(tmp_path / "runs" / "s") == ["done", "done", "done", "failed"]
+    # 13 was tried twice, after all others; 77 once more
+    assert [c.seed for c in work] == [0, 13, 77, 1, 13, 77]
+    logs = [p.read_text() for p in (tmp_path / "runs" / "s").glob("*/log.txt")]
+    assert len(logs) == 4 and all("what the run says" in text for text in logs)
+    assert any("ZeroDivisionError" in text for text in logs)
+    work.clear()
+    assert status(path, "--retries", "0") == 1 and [c.seed for c in work] == [13]
+
+
+def test_what_is_done_is_found_by_content_not_by_name(work: list[Any], tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "s.yaml", "sweep: {seed: [0, 1]}\noverrides: [dataset=sandbox_easy, logger=csv]\n"
+    )
+    assert status(path, "seed=0") == 0
+    folder = next((tmp_path / "runs" / "s").glob("*seed0*"))
+    folder.rename(folder.with_name("renamed"))
+    work.clear()
+    assert status(path) == 0 and [c.seed for c in work] == [1]
+    # the same name with another content is kept, and the job goes beside it
+    other = next((tmp_path / "runs" / "s").glob("*seed1*"))
+    text = (other / "config.yaml").read_text().replace("max_steps: 400", "max_steps: 7")
+    (other / "config.yaml").write_text(text)
+    work.clear()
+    assert status(path) == 0 and [c.seed for c in work] == [1]
+    assert len(list((tmp_path / "runs" / "s").glob("*seed1*"))) == 2
+
+
+def test_an_interrupted_sweep_resumes_its_job(work: list[Any], tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "s.yaml", "sweep: {seed: [99, 1]}\noverrides: [dataset=sandbox_easy, logger=csv]\n"
+    )
+    assert status(path) == 130
+    assert states(tmp_path / "runs" / "s") == ["interrupted"]
+    work.clear()
+    assert status(path) == 0
+    assert [(c.seed, bool(c.resume)) for c in work] == [(99, True), (1, False)]
+
+
+def test_a_job_that_another_process_runs_is_waited_for(work: list[Any], tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", "sweep: {seed: [0]}\noverrides: [dataset=sandbox_easy, logger=csv]\n")
+    queue = Queue(tmp_path / "runs" / "s")
+    entry = queue.entries(load_sweep(path).jobs())[0]
+    place = RunFolder(entry.folder).prepare()
+    place.mark("running")
+    queue.refresh(entry)
+    assert entry.state == "running"
+    place.close()  # the process died
+    queue.refresh(entry)
+    assert entry.state == "waiting"
+    queue.run(entry)
+    assert entry.state == "done" and work[0].resume
+
+
+def test_listing_runs_nothing(work: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "tune.yaml", TUNE)
+    assert status(path, "--list") == 0
+    assert capsys.readouterr().out.count("waiting") == 4 and not work
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["sandbox_spread", "--write", "x"], "chooses nothing"),
+        (["sandbox_spread", "--jobs", "0"], "at least 1"),
+        (["sandbox_spread", "method=nop", "--list"], "Did you mean method=npo"),
+    ],
+)
+def test_wrong_commands_are_told(
+    work: list[Any], argv: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(*argv) == 1
+    assert word in capsys.readouterr().err and not work
+
+
+def test_the_content_key_leaves_out_where_and_how_a_run_goes() -> None:
+    def key(*overrides: str) -> str:
+        return content_key(plain_config(compose_config("unlearn", overrides)))
+
+    assert key() == key("study=other", "job=x", "paths.runs=elsewhere", "logger=csv", "trainer.num_threads=2")
+    assert (
+        len({key(), key("seed=1"), key("optimizer.lr=1"), key("dataset.world_seed=1"), key("split=val")}) == 5
+    )
+
+
+def test_a_written_record_names_its_sweep(tmp_path: Path) -> None:
+    chosen = {"npo": {"overrides": [], "runs": 2, "score": None, "shortfall": 0.25}}
+    [path] = write_tuned({"sweep": "s", "commit": "abcdef012", "chosen": chosen}, tmp_path / "t")
+    text = path.read_text()
+    assert text.startswith("# @package _global_\n") and "abcdef0" in text and "not measured" in text
+
+
+def test_sweeps_and_experiments_are_found_by_name() -> None:
+    assert set(files()) >= {p.parent.name for p in share("experiments").glob("*/experiment.yaml")}
+    with pytest.raises(HarmonizeError):
+        load_sweep("no_such_file.yaml")
