@@ -35,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--experiment", default="main_table", help="a folder of experiments/ (default: main_table)"
     )
-    found.add_argument("--run", action="store_true", help="run the experiment's jobs first")
+    found.add_argument("--run", action="store_true", help="run what is missing of the experiment first")
+    found.add_argument(
+        "--jobs", type=int, default=1, help="with --run: processes on this machine (default: 1)"
+    )
     found.add_argument(
         "overrides", nargs="*", help="with --run: overrides of every job, such as dataset=sandbox_easy"
     )
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     if options.run:
         name = Path(options.study).name if options.study else str(experiment["study"])
-        failed = run_experiment(experiment, name, Path(options.runs), options.overrides)
+        failed = run_experiment(options.experiment, name, Path(options.runs), options.jobs, options.overrides)
         folder = Path(options.runs) / name
         if failed and not folder.is_dir():
             return 1  # no job started; the sweep has said why
@@ -88,49 +91,24 @@ def load_experiment(name: str) -> tuple[dict[str, Any], list[Published]]:
     return experiment, load_published(published) if published.is_file() else []
 
 
-def sweep_arguments(
-    experiment: dict[str, Any],
-    study: str,
-    runs: Path,
-    overrides: list[str],
-    variant: list[str] | None = None,
-) -> list[str]:
-    """The command line of an experiment's jobs; an override of the user's replaces the experiment's own.
+def run_experiment(name: str, study: str, runs: Path, jobs: int, overrides: list[str]) -> bool:
+    """Runs what is missing of an experiment (`harmonize sweep`); True if a job failed (the others count all the same).
 
-    Args:
-        variant: Overrides of one of the experiment's `variants`, if it has any.
+    Raises:
+        Interrupted: Ctrl-C; the same command goes on where it stopped.
     """
-    given = {item.split("=", 1)[0].lstrip("+~") for item in overrides}
-    sweep = [
-        f"{key}={','.join(str(value) for value in values)}"
-        for key, values in experiment["sweep"].items()
-        if key not in given
-    ]
-    own = [str(item) for item in [*(experiment.get("overrides") or []), *(variant or [])]]
-    fixed = [item for item in own if item.split("=", 1)[0] not in given]
-    places = [f"study={study}"] + ([] if runs == Path("runs") else [f"paths.runs={runs}"])
-    return ["unlearn", "-m", *sweep, *fixed, *places, *overrides]
-
-
-def run_experiment(experiment: dict[str, Any], study: str, runs: Path, overrides: list[str]) -> bool:
-    """Runs an experiment's jobs (of every variant); True if some failed (the others count all the same)."""
     from harmonize import cli
 
-    entry: Any = cli.main
-    failed = False
-    for variant in experiment.get("variants") or [None]:
-        arguments = sweep_arguments(experiment, study, runs, overrides, variant)
-        print("harmonize " + " ".join(arguments), flush=True)
-        try:
-            failed = bool(entry(arguments)) or failed
-        except SystemExit as end:
-            if end.code == _INTERRUPTED:
-                raise Interrupted(
-                    f"Interrupted. Finished runs are kept; see them with: harmonize reproduce-paper-table --study "
-                    f"{runs / study}"
-                ) from end
-            failed = bool(end.code) or failed
-    return failed
+    try:
+        cli.main(["sweep", name, "--study", study, "--runs", str(runs), "--jobs", str(jobs), *overrides])
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            raise Interrupted(
+                "Interrupted. The same command goes on where it stopped; see what is finished with: "
+                f"harmonize reproduce-paper-table --study {runs / study}"
+            ) from end
+        return bool(end.code)
+    return False
 
 
 def _study_folder(name: str | None, runs: Path) -> Path:

@@ -85,11 +85,16 @@ class Sweep:
         return bool(self.trials)
 
     def jobs(self, extra: Sequence[str] = ()) -> list[Job]:
-        """All jobs of a plain sweep."""
+        """All jobs of a plain sweep.
+
+        Args:
+            extra: Overrides of every job, in place of the file's own; several values (`seed=0,1`) are crossed.
+        """
+        swept, fixed = taken_apart(extra)
         return [
-            Job((*chosen, *self._own([*self.overrides, *variant], extra), *extra))
+            Job((*chosen, *self._own([*self.overrides, *variant], extra), *fixed))
             for variant in self.variants or [[]]
-            for chosen in _crossed(self.grid, extra)
+            for chosen in _crossed({**_without(self.grid, extra), **swept})
         ]
 
     def round_jobs(
@@ -100,22 +105,23 @@ class Sweep:
         Args:
             number: Of the round, from 0.
             left: Method to the numbers of the trials that are still candidates.
-            extra: Overrides of every job.
+            extra: As in `jobs`.
         """
+        swept, fixed = taken_apart(extra)
         return [
             Job(
                 (
                     f"method={method}",
                     *chosen,
                     *self._own([*self.overrides, *self.trials[method][trial]], extra),
-                    *extra,
+                    *fixed,
                 ),
                 method,
                 trial,
             )
             for method, trials in left.items()
             for trial in trials
-            for chosen in _crossed({**self.grid, **self.rounds[number].sweep}, extra)
+            for chosen in _crossed({**_without({**self.grid, **self.rounds[number].sweep}, extra), **swept})
         ]
 
     @staticmethod
@@ -129,13 +135,36 @@ def _key(text: str) -> str:
     return text.split("=", 1)[0].lstrip("+~")
 
 
-def _crossed(grid: Mapping[str, Sequence[Any]], extra: Sequence[str]) -> list[tuple[str, ...]]:
+def _without(grid: Mapping[str, Sequence[Any]], extra: Sequence[str]) -> dict[str, Sequence[Any]]:
     given = {_key(text) for text in extra}
-    keys = [key for key in grid if key not in given]
+    return {key: values for key, values in grid.items() if key not in given}
+
+
+def _crossed(grid: Mapping[str, Sequence[Any]]) -> list[tuple[str, ...]]:
     return [
-        tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-        for values in itertools.product(*(grid[key] for key in keys))
+        tuple(f"{key}={value}" for key, value in zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
     ]
+
+
+def taken_apart(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Overrides with several values (`seed=0,1`) by key, and the others as they are."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    swept: dict[str, list[str]] = {}
+    fixed = []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            fixed.append(text)  # composing says what is wrong with it
+            continue
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            swept[override.get_key_element()] = list(override.sweep_string_iterator())
+        else:
+            fixed.append(text)
+    return swept, fixed
 
 
 def files() -> dict[str, Path]:

@@ -10,7 +10,7 @@ import pytest
 
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, Interrupted, RunError
-from harmonize.reporting.command import load_experiment, main, sweep_arguments
+from harmonize.reporting.command import load_experiment, main
 from harmonize.reporting.published import load_published
 from harmonize.reporting.radar import AXES, draw_radar, radar_values, write_radar_csv
 from harmonize.reporting.study import load_study
@@ -109,22 +109,19 @@ def test_run_calls_the_sweep_and_collects_what_came_of_it(
 
     seen: list[list[str]] = []
 
-    def sweep(arguments: list[str]) -> int:
+    def sweep(arguments: list[str]) -> None:
         seen.append(arguments)
         write_run(tmp_path / "runs" / "main_table" / "duet0")
-        return 1  # one job failed
+        raise SystemExit(1)  # one job failed
 
     monkeypatch.setattr(cli, "main", sweep)
     monkeypatch.chdir(tmp_path)
     assert main(["--run", "--format", "csv", "seed=0,1", "dataset=sandbox_easy"]) == 1
     (arguments,) = seen
-    assert arguments[:2] == ["unlearn", "-m"]
-    assert "method=refusal_sft,grad_diff,duet,bidirectional" in arguments
-    assert [item for item in arguments if item.startswith(("seed=", "dataset="))] == [
-        "seed=0,1",
-        "dataset=sandbox_easy",
+    assert arguments == [
+        *("sweep", "main_table", "--study", "main_table", "--runs", "runs", "--jobs", "1"),
+        *("seed=0,1", "dataset=sandbox_easy"),
     ]
-    assert "study=main_table" in arguments
     assert (tmp_path / "runs" / "main_table" / "report" / "table.csv").is_file()
 
 
@@ -159,11 +156,6 @@ def test_through_the_command_line(
         cli.reproduce_paper_table(["--study", "none"])
     assert end.value.code == 1
     assert "No study 'none'" in capsys.readouterr().err
-
-
-def test_sweep_arguments_follow_the_runs_folder() -> None:
-    experiment, _ = load_experiment("main_table")
-    assert "paths.runs=/x" in sweep_arguments(experiment, "s", Path("/x"), [])
 
 
 def test_experiment_file_is_sound() -> None:
@@ -231,24 +223,6 @@ def test_radar_survives_gaps_many_rows_and_odd_names(tmp_path: Path, write_run: 
     lines = write_radar_csv(table, tmp_path / "radar.csv").read_text().splitlines()
     assert len(lines) == 1 + 40 * len(AXES)
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_variants_run_one_sweep_each_in_one_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from harmonize import cli
-    from harmonize.reporting.command import run_experiment
-
-    seen: list[list[str]] = []
-    monkeypatch.setattr(cli, "main", lambda arguments: seen.append(arguments) or 0)
-    experiment = {
-        "sweep": {"seed": [0, 1]},
-        "overrides": ["dataset=sandbox"],
-        "variants": [["method=duet"], ["method=bidirectional", "~method.objectives.push"]],
-    }
-    assert not run_experiment(experiment, "s", Path("runs"), ["dataset=sandbox_easy"])
-    assert [a[2:] for a in seen] == [
-        ["seed=0,1", "method=duet", "study=s", "dataset=sandbox_easy"],
-        ["seed=0,1", "method=bidirectional", "~method.objectives.push", "study=s", "dataset=sandbox_easy"],
-    ]
 
 
 def test_spread_by_hand() -> None:

@@ -125,6 +125,12 @@ def test_jobs_are_the_grid_times_the_variants_and_the_user_wins(tmp_path: Path) 
         "method=npo a.b=1 seed=5 optimizer.lr=1",
         "method=npo a.b=2 seed=5 optimizer.lr=1",
     ]
+    assert [" ".join(j.overrides) for j in load_sweep(path).jobs(["seed=5,6", "~a.b"])] == [
+        "method=npo seed=5 optimizer.lr=1e-3 ~a.b",
+        "method=npo seed=6 optimizer.lr=1e-3 ~a.b",
+        "method=npo seed=5 optimizer.lr=1e-3 ~a.b",
+        "method=npo seed=6 optimizer.lr=1e-3 ~a.b",
+    ]
 
 
 @pytest.mark.parametrize(
