@@ -8,6 +8,7 @@ from typing import Any
 
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, Interrupted, RunError, did_you_mean
+from harmonize.reporting.effects import EffectTable, effects, factors_of, print_effects
 from harmonize.reporting.published import Published, load_published, load_yaml
 from harmonize.reporting.spread import spread_lines
 from harmonize.reporting.study import Study, latest_study, load_study
@@ -153,8 +154,10 @@ def report(
         console.print(Text(line))
     if claims:
         console.print()
+    added = effects(study, factors_of(experiment.get("effects")))
+    print_effects(added, console)
     print_published(published, console)
-    paths = write_report(study, tables, published, claims, out, formats or list(FORMATS))
+    paths = write_report(study, tables, published, claims, out, formats or list(FORMATS), added)
     for path in paths:
         console.print(Text(f"Wrote {path}"), soft_wrap=True)
     last = study.runs[-1].path
@@ -186,12 +189,15 @@ def write_report(
     claims: list[str],
     out: str | None,
     formats: list[str],
+    added: list[EffectTable] | None = None,
 ) -> list[Path]:
     """Writes the report files into `out` (default: the study's `report/`)."""
     folder = make_folder(Path(out) if out else study.path / "report")
     paths = []
     if "md" in formats:
-        paths.append(write_text(folder / "table.md", to_markdown(study, tables, published, claims)))
+        paths.append(
+            write_text(folder / "table.md", to_markdown(study, tables, published, claims, added or []))
+        )
     if "tex" in formats:
         paths.append(write_text(folder / "table.tex", to_latex(tables, published)))
     if "csv" in formats:

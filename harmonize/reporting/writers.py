@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harmonize.reporting.effects import EffectTable, effects_markdown
 from harmonize.reporting.escape import clean, csv_cell, latex, markdown
 from harmonize.reporting.published import Published
 from harmonize.reporting.study import Study
@@ -89,7 +91,13 @@ def print_published(published: list[Published], console: Console) -> None:
     console.print()
 
 
-def to_markdown(study: Study, tables: list[Table], published: list[Published], claims: list[str]) -> str:
+def to_markdown(
+    study: Study,
+    tables: list[Table],
+    published: list[Published],
+    claims: list[str],
+    effects: Sequence[EffectTable] = (),
+) -> str:
     """The report as Markdown: our tables, what could be said of the claims, what was left out, what was published."""
     lines = [f"# Study {markdown(study.path.name)}", ""]
     for table in tables:
@@ -105,6 +113,8 @@ def to_markdown(study: Study, tables: list[Table], published: list[Published], c
         lines += ["", *(f"- {markdown(note)}" for note in table.footnotes), ""]
     if claims:
         lines += ["## Claims", "", *(f"- {markdown(claim)}" for claim in claims), ""]
+    if effects:
+        lines += ["## What each factor adds", "", *effects_markdown(effects)]
     if study.problems or study.notes:
         lines += ["## Not in the table", ""]
         lines += [f"- {markdown(note)}" for note in study.notes]

@@ -35,6 +35,7 @@ _KEYS = (
     "published",
     "claims",
     "spread",
+    "effects",
 )
 
 

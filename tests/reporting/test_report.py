@@ -243,3 +243,35 @@ def test_spread_by_hand() -> None:
     demand = {"metrics": ["asr_opener", "relearn_accuracy"], "by": 0.2, "deviations": 3, "at_least": 2}
     assert "1 of 2 metrics lie apart; it does not" in spread_lines(demand, [table])[-1]
     assert spread_lines(None, [table]) == []
+
+
+def test_effects_by_hand(tmp_path: Path, write_run: Write, metrics: Make) -> None:
+    """Two factors, two seeds: each effect is the mean over pairs that agree in the other factor and the seed."""
+    from harmonize.reporting.effects import Factor, effects, effects_markdown
+
+    value = {("none", "first"): 0.2, ("random", "first"): 0.3, ("none", "all"): 0.6, ("random", "all"): 0.9}
+    for seed in (0, 1):
+        for (mode, positions), forget in value.items():
+            config = {
+                "seed": seed,
+                "dataset": {"name": "sandbox", "prefill": {"mode": mode}},
+                "method": {"name": "bidirectional", "objectives": {"pull": {"positions": positions}}},
+            }
+            write_run(
+                tmp_path / f"{mode}{positions}{seed}",
+                config=config,
+                found=metrics(forget_accuracy=forget + 0.02 * seed * (mode == "random")),
+            )
+    views = Factor("views", "dataset.prefill.mode", "none", "*")
+    positions = Factor("positions", "method.objectives.pull.positions", "first", "all")
+    absent = Factor("push", "method.objectives.push._target_", "<missing>", "*")
+    (table,) = effects(load_study(tmp_path), [views, positions, absent])
+    assert [(name, n) for name, n, _ in table.rows] == [("views", 4), ("positions", 4)]
+    place = table.metrics.index("forget_accuracy")
+    view, position = (found[place] for _, _, found in table.rows)
+    # views: 0.1, 0.3, 0.12, 0.32; positions: 0.4, 0.6, 0.4, 0.6
+    assert view is not None and view.mean == pytest.approx(0.21)
+    assert view.error == pytest.approx(0.1159 / 2, abs=1e-3)
+    assert position is not None and position.mean == pytest.approx(0.5)
+    assert str(position) == "+0.50±.06"
+    assert "| forget ↓ | +0.21±.06 | +0.50±.06 |" in effects_markdown([table])
