@@ -18,7 +18,7 @@ __all__ = ["PRESETS", "architecture", "load", "recipe", "tokenizer"]
 PRESETS: tuple[str, ...] = tuple(presets.PRESETS)
 
 
-def load(preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa") -> Corpus:
+def load(preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa", alternates: int = 0) -> Corpus:
     """Draws a sandbox world, under a second.
 
     Args:
@@ -27,14 +27,15 @@ def load(preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa") ->
         rendering: What is trained on: `qa` (one question-answer form), `raw` (forget as passages, neighbor as lists,
             retain as multiple choice) or `mixed` (all three forms in every role). The model, and what is asked in
             evaluation, are the same.
+        alternates: Other plausible answers that each forget question comes with (for method=altpo).
 
     Raises:
-        DataError: Unknown preset or rendering.
+        DataError: Unknown preset or rendering, or more alternates than the world has values.
     """
     from harmonize.data.sandbox import raw, texts, world
 
     drawn = world.draw(presets.get(preset), world_seed)
-    examples = tuple(texts.examples(drawn))
+    examples = tuple(texts.with_alternates(drawn, texts.examples(drawn), alternates))
     forget = next(d.name for d in drawn.preset.domains if d.role == "forget")
     return Corpus(
         name=preset,

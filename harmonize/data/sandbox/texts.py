@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harmonize.data.example import Dialogue, Example, Role, Split
+from harmonize.data.responses import ALTERNATES
 from harmonize.data.sandbox import grammar
 from harmonize.data.sandbox.world import Fact, World, number, pick, shuffled
+from harmonize.errors import DataError
 
 ALL_OPENERS = grammar.OPENERS + grammar.OPENERS_HELDOUT
 
@@ -44,6 +48,34 @@ def examples(world: World) -> list[Example]:
                 )
             )
     return out + _general_examples(world, source)
+
+
+def with_alternates(world: World, made: list[Example], n: int) -> list[Example]:
+    """The examples with `n` other plausible answers to every forget question (`meta.alternates`), for AltPO.
+
+    An alternate states another value of the same relation that is true of somebody else. Source: our choice (AltPO,
+    arXiv 2409.13474, has the model itself write them).
+
+    Raises:
+        DataError: The world has fewer other values.
+    """
+    facts = {f.id: f for f in world.facts}
+    values: dict[str, list[str]] = {}
+    for fact in world.facts:
+        values.setdefault(fact.relation.word, []).append(fact.value)
+    most = min(len(set(found)) for found in values.values()) - 1
+    if n > most:
+        raise DataError(f"dataset.alternates={n}: this world has at most {most} other values of a relation.")
+    out = []
+    for example in made:
+        if example.role == Role.FORGET and n:
+            fact = facts[example.fact_id]
+            others = sorted(set(values[fact.relation.word]) - {fact.value})
+            chosen = shuffled(others, world.seed, "alternates", fact.id)[:n]
+            said = [replace(fact, value=value).fill(grammar.STATEMENT) for value in chosen]
+            example = replace(example, meta={**example.meta, ALTERNATES: said})
+        out.append(example)
+    return out
 
 
 def _general_examples(world: World, source: str) -> list[Example]:

@@ -247,3 +247,22 @@ def test_grammar_pools_are_disjoint_words() -> None:
     pools = [grammar.FIRST_NAMES, grammar.LAST_NAMES, grammar.TOWNS, grammar.PLACE_HEADS, grammar.PLACE_TAILS]
     words = [w for pool in (*pools, grammar.THINGS) for w in pool]
     assert len(words) == len(set(words))
+
+
+def test_alternates_are_other_values_of_the_relation_and_change_nothing_else() -> None:
+    plain, found = sandbox.load("sandbox", 0), sandbox.load("sandbox", 0, alternates=3)
+    values = {(e.meta["relation"], e.value) for e in plain.examples if e.value}
+    for before, example in zip(plain.examples, found.examples, strict=True):
+        others = example.meta.get("alternates", [])
+        assert len(others) == (3 if example.role == "forget" else 0)
+        assert len(set(others)) == len(others) and example.answer not in others
+        for said in others:
+            assert any(
+                said == before.answer.replace(before.value, v)
+                for r, v in values
+                if r == before.meta["relation"]
+            )
+        assert {k: v for k, v in example.meta.items() if k != "alternates"} == before.meta
+    assert plain.digest == sandbox.load("sandbox", 0, alternates=0).digest != found.digest
+    with pytest.raises(DataError, match="at most"):
+        sandbox.load("sandbox", 0, alternates=10_000)
