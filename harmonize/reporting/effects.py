@@ -84,7 +84,7 @@ def effects(study: Study, factors: Sequence[Factor]) -> list[EffectTable]:
 
     Two runs are a pair where they agree in data set, model, method, seeds and the levels of all other factors.
     """
-    metrics = tuple(c.key for c in COLUMNS if c.key != "time")
+    metrics = tuple(c.key for c in COLUMNS if c.key not in ("time", "memory"))
     places: dict[tuple[str, ...], list[StudyRun]] = defaultdict(list)
     for run in study.runs:
         places[(*run.setting, run.method)].append(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TIME = "time"
+MEMORY = "memory"
+_COSTS = (TIME, MEMORY)  # columns that are no figure of the model: nobody is the best in them
 GAP = "–"
 DECIMALS = 2
 
@@ -48,11 +51,12 @@ COLUMNS = (
     Column("utility_accuracy", "utility", "utility", True),
     Column("relearn_accuracy", "relearn", "relearn", False),
     Column(TIME, "time", "time", False),
+    Column(MEMORY, "memory", "memory", False),
 )
 # Two blocks of six columns fit 80 characters; the ASR figures stand together.
 BLOCKS = (
     ("Axes (held out: facts not unlearned; refusal: of neighbor questions)", (0, 1, 2, 3, 4, 9)),
-    ("Attack success rate (ASR), relearning, time", (5, 6, 7, 8, 10, 11)),
+    ("Attack success rate (ASR), relearning, time, peak memory", (5, 6, 7, 8, 10, 11, 12)),
 )
 
 
@@ -77,6 +81,8 @@ class Cell:
         """As printed: `0.97±.01`, a time with its unit."""
         if key == TIME:
             return duration(self.mean)
+        if key == MEMORY:
+            return size(self.mean)
         mean = _fixed(self.mean)
         return mean if self.sd is None else f"{mean}±{_fixed(self.sd).removeprefix('0')}"
 
@@ -93,6 +99,11 @@ def duration(seconds: float) -> str:
     if seconds < 3570:
         return f"{seconds / 60:.1f}m"
     return f"{seconds / 3600:.1f}h"
+
+
+def size(count: float) -> str:
+    """Bytes as `512M` or `1.4G` (powers of 1,024)."""
+    return f"{count / 2**20:.0f}M" if count < 1000 * 2**20 else f"{count / 2**30:.1f}G"
 
 
 @dataclass
@@ -126,7 +137,7 @@ class Table:
         """Whether a method's figure is the best of all methods', as printed (ties all count)."""
         cell = row.cells.get(column.key)
         others = [other for other in self.rows if not other.is_reference]
-        if cell is None or row.is_reference or column.key == TIME or len(others) < 2:
+        if cell is None or row.is_reference or column.key in _COSTS or len(others) < 2:
             return False
         printed = [round(c.mean, DECIMALS) for other in others if (c := other.cells.get(column.key))]
         return round(cell.mean, DECIMALS) == (max(printed) if column.up else min(printed))
@@ -140,7 +151,7 @@ def build_tables(study: Study) -> list[Table]:
         rows = [*_references(groups), *(_method_row(group) for group in groups)]
         dataset, model = setting
         title = f"{dataset}, {model}"
-        tables.append(Table(title, setting, rows, _footnotes(rows)))
+        tables.append(Table(title, setting, rows, [*_footnotes(rows), *_commits(groups)]))
     return tables
 
 
@@ -149,7 +160,8 @@ def _method_row(group: Group) -> Row:
     cells = {
         column.key: Cell.of(_value(run.results.metrics, column.key) for run in runs) for column in COLUMNS
     }
-    cells[TIME] = Cell.of(total_time(run.results) for run in runs)
+    cells[TIME] = Cell.of(unlearning_time(run.results) for run in runs)
+    cells[MEMORY] = Cell.of(run.results.peak_memory_bytes for run in runs)
     return Row(
         group.label,
         False,
@@ -161,9 +173,9 @@ def _method_row(group: Group) -> Row:
     )
 
 
-def total_time(results: Results) -> float | None:
-    """Seconds of the whole run."""
-    for key in ("total", "total_s"):
+def unlearning_time(results: Results) -> float | None:
+    """Seconds of the method's own work (CPU seconds without a GPU), or of the whole run where that is not recorded."""
+    for key in ("unlearning", "total", "total_s"):
         if key in results.timing:
             return results.timing[key]
     return None
@@ -217,7 +229,7 @@ def _footnotes(rows: list[Row]) -> list[str]:
     for row in rows:
         for column in COLUMNS:
             cell = row.cells.get(column.key)
-            if cell is None and not (row.is_reference and column.key == TIME):
+            if cell is None and not (row.is_reference and column.key in _COSTS):
                 missing.setdefault(column.header, []).append(row.label)
             elif cell is not None and cell.n < row.n:
                 notes.append(f"{row.label}, {column.header}: {cell.n} of {row.n} runs.")
@@ -230,7 +242,23 @@ def _footnotes(rows: list[Row]) -> list[str]:
             views.setdefault(row.prefill, []).append(row.label)
     named = "; ".join(f"{mode}: {', '.join(labels)}" for mode, labels in sorted(views.items()))
     notes.append(f"Prefilled views in training: {named}.")
+    notes.append(
+        "Time: teacher or reference, training with its looks at val, edits; CPU seconds without a GPU. Memory: the "
+        "process's peak, measuring included."
+    )
     return notes
+
+
+def _commits(groups: list[Group]) -> list[str]:
+    """Which code made the runs; a plus marks uncommitted changes."""
+    found = Counter(
+        f"{git['commit'][:7]}{'+' if git.get('dirty') else ''}"
+        for group in groups
+        for run in group.runs
+        if (git := run.results.git) and git.get("commit")
+    )
+    named = ", ".join(f"{commit} ({n} runs)" for commit, n in found.most_common())
+    return [f"Commits: {named}."] if found else []
 
 
 def run_table(results: Results, console: Console | None = None) -> None:

@@ -20,11 +20,13 @@ NOT_OURS = (
     "Published figures. They are other people's, from other models and data; none of them was measured here."
 )
 
+_CSV_UNITS = {"time": "time_s", "memory": "memory_bytes"}
+
 
 def _text(row: Row, column: Column) -> str:
     cell = row.cells.get(column.key)
     if cell is None:
-        return "" if row.is_reference and column.key == "time" else GAP
+        return "" if row.is_reference and column.key in ("time", "memory") else GAP
     return cell.text(column.key)
 
 
@@ -208,7 +210,7 @@ def to_csv(tables: list[Table]) -> str:
                         *map(csv_cell, (dataset, model, row.label)),
                         kind,
                         csv_cell(row.prefill),
-                        csv_cell("time_s" if name == "time" else name),
+                        csv_cell(_CSV_UNITS.get(name, name)),
                         *figures,
                         row.n,
                     ]

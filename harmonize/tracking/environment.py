@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -96,11 +97,27 @@ def hardware() -> dict[str, Any]:
     return facts
 
 
+def reset_peak_memory() -> None:
+    """Starts `peak_memory_bytes` anew, where the system can: one process may run many jobs."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        for i in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(i)
+    with contextlib.suppress(OSError):  # Linux alone has it, and a container may forbid it
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes() -> int:
-    """Highest memory so far: of the CUDA device where one is used, else of this process (resident)."""
+    """Highest memory since `reset_peak_memory`: of the CUDA device where one is used, else of this process (resident).
+
+    Where the system cannot start anew it is the highest of the process so far.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())))
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)  # bytes on macOS, KiB elsewhere
 

@@ -12,6 +12,7 @@ from harmonize.console import say
 from harmonize.data.corpus import Corpus
 from harmonize.errors import ConfigError, DataError, RunError
 from harmonize.models.load import LoadedModel
+from harmonize.tracking.environment import reset_peak_memory
 from harmonize.tracking.run_folder import RunFolder
 
 
@@ -19,6 +20,7 @@ def prepare_process(settings: Any) -> None:
     """Threads of this process, where the user asked for a number; no bars of libraries beside our own."""
     from transformers.utils import logging
 
+    reset_peak_memory()
     logging.disable_progress_bar()
     if settings.num_threads:
         torch.set_num_threads(int(settings.num_threads))

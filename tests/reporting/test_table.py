@@ -129,7 +129,7 @@ def test_long_labels_fit_too(tmp_path: Path, write_run: Write) -> None:
 def test_markdown(table: Table, tmp_path: Path) -> None:
     text = to_markdown(load_study(tmp_path), [table], [], ["Claim: x."])
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count(" | ") for line in rows} == {14}
+    assert {line.count(" | ") for line in rows} == {15}
     assert "| bidirectional | random | 3 | **0.02±.02** | – |" in text
     assert "- Claim: x." in text
 
@@ -172,7 +172,7 @@ def test_foreign_text_is_escaped_everywhere(tmp_path: Path, write_run: Write) ->
     assert "<" not in text
     assert "\x1b" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in rows} == {16}
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {17}
     tex = to_latex([table], [])
     assert r"\input" not in tex
     assert r"\textbackslash{}input\{x\} \& 50\% \$x\_1\$" in tex

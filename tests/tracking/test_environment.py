@@ -56,3 +56,15 @@ def test_peak_memory_grows() -> None:
     before = environment.peak_memory_bytes()
     block = bytearray(os.urandom(1)) * (before + 2**24)
     assert environment.peak_memory_bytes() >= len(block)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux starts the peak anew")
+def test_the_peak_of_a_job_is_its_own() -> None:
+    environment.reset_peak_memory()
+    before = environment.peak_memory_bytes()
+    block = bytearray(64 << 20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert environment.peak_memory_bytes() >= before + (60 << 20)
+    del block
+    environment.reset_peak_memory()
+    assert environment.peak_memory_bytes() < before + (40 << 20)
