@@ -77,8 +77,11 @@ def methods(config_dirs: list[str] | None = None) -> list[tuple[str, str, str]]:
     """Every method, what it does, and what it needs beside questions and answers."""
     from harmonize.reporting import catalogue
 
+    said = dict(
+        options("methods", config_dirs)
+    )  # a file's own words before those of a method that it builds on
     found = catalogue.methods(config_dirs or ())
-    return [(m.name, m.says("description"), ", ".join(m.needs)) for m in found]
+    return [(m.name, said.get(m.name) or m.says("description"), ", ".join(m.needs)) for m in found]
 
 
 def describe(path: Path) -> str:

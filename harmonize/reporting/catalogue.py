@@ -52,13 +52,13 @@ class Part:
         at: Config path below the group, such as `objectives.forget`; empty for the option itself.
         target: Its `_target_`.
         settings: The keys that go to it.
-        weight, roles: Of an objective.
+        weight, roles: Of an objective, as written.
     """
 
     at: str
     target: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    weight: float | None = None
+    weight: Any = None
     roles: tuple[str, ...] = ()
 
     @property
@@ -130,6 +130,16 @@ class Option:
         return str(self.node.get(key) or "")
 
     @property
+    def variants(self) -> dict[str, str]:
+        """What a known variant of a method is, to the overrides that give it."""
+        return {str(what): str(overrides) for what, overrides in _mapping(self.node.get("variants")).items()}
+
+    @property
+    def response(self) -> dict[str, list[str]]:
+        """Role to the sources that its rows answer from, of a method."""
+        return {str(role): _listed(value) for role, value in _mapping(self.node.get("response")).items()}
+
+    @property
     def parts(self) -> list[Part]:
         """Every function that it names itself."""
         return list(_parts(self.node, ""))
@@ -163,10 +173,10 @@ class Option:
     @property
     def costs(self) -> Costs:
         """Of a method."""
-        terms, response = self.terms, self.node.get("response") or {}
+        terms = self.terms
         read = [f for t in terms for f in t.reads.values()]
         frozen = {kind for f in read for kind in ("teacher", "reference") if f.get(kind)}
-        rows = [1 if isinstance(value, str) else len(value) for value in response.values()]
+        rows = map(len, self.response.values())
         return Costs(int(bool(terms)), self._gradient_groups(), len(frozen), max(rows, default=0))
 
     def _gradient_groups(self) -> int:
@@ -176,7 +186,7 @@ class Option:
         rule = gradient.node.get("groups")
         if rule is None:
             return 1
-        answered = list(self.node.get("response") or {})
+        answered = self.response
         pairs = [(t.name, role) for t in self.terms for role in t.roles or answered if role in answered]
         return len({group_of(rule, *pair) for pair in pairs})
 
@@ -251,15 +261,21 @@ def _load(
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     node: dict[str, Any] = {}
     choices: dict[str, str] = {}
-    for entry in [*own.pop("defaults", []), "_self_"] if isinstance(own, dict) else ():
+    own = dict(_mapping(own))
+    defaults = own.pop("defaults", None)
+    for entry in defaults if isinstance(defaults, list) else ():
         if isinstance(entry, Mapping):
             for key, value in entry.items():
                 chosen = str(key).removeprefix("override ").partition("@")[0].strip("/")
                 choices[chosen] = str(value)
-        elif entry != "_self_" and entry != name and entry not in seen:
+        elif not set("/@") & set(str(entry)) and entry not in ("_self_", name, *seen):
+            if entry not in (known := names(group, dirs)):
+                raise ConfigError(
+                    f"{path}: its defaults name '{entry}'. {did_you_mean(entry, known, limit=40)}"
+                )
             below, further = _load(group, str(entry), dirs, (*seen, name))
             node, choices = _merged(node, below), {**further, **choices}
-    return _merged(node, own if isinstance(own, dict) else {}), choices
+    return _merged(node, own), choices
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,22 +286,31 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What should be a mapping; a listing passes over what is none, as composing it tells."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value, several, or the keys of a mapping, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple | Mapping) else [value]
+
+
 def _parts(node: Any, at: str) -> Iterator[Part]:
     if not isinstance(node, Mapping):
         return
     if isinstance(node.get("_target_"), str):
         given = parameters(node, skip=(*ABOUT, "name", "weight", "roles") if at else (*ABOUT, "name"))
-        weight = float(node.get("weight", 1.0)) if at.startswith("objectives.") else None
-        yield Part(
-            at, node["_target_"], given, weight, tuple(map(str, node.get("roles") or ())) if at else ()
-        )
+        weight = node.get("weight", 1.0) if at.startswith("objectives.") else None
+        yield Part(at, node["_target_"], given, weight, tuple(map(str, _listed(node.get("roles")))))
     for key, value in node.items():
         yield from _parts(value, f"{at}.{key}" if at else str(key))
 
 
 def _needs(option: Option) -> Iterator[tuple[str, str]]:
-    response = option.node.get("response") or {}
-    answers = {s for value in response.values() for s in ([value] if isinstance(value, str) else value)}
+    answers = {source for sources in option.response.values() for source in sources}
     read = {name: f for term in option.terms for name, f in term.reads.items()}
     of_teacher = {"answers": "teacher" in answers, "logits": any(f.get("teacher") for f in read.values())}
     if any(of_teacher.values()):

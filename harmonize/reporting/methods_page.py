@@ -137,7 +137,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
 
 def formula_lines(method: Option, width: int = 108) -> list[str]:
     """Every term of a method with its rows, weight and formula; of other options the formulas they state."""
-    roles = ", ".join(method.node.get("response") or {})
+    roles = ", ".join(method.response)
     heads = [[t.name, ", ".join(t.roles) or roles] for t in method.terms]
     texts = [_formula(t) for t in method.terms]
     if not texts:
@@ -152,7 +152,7 @@ def formula_lines(method: Option, width: int = 108) -> list[str]:
 
 
 def _formula(term: Part) -> str:
-    weight = "" if term.weight == 1 else f"{term.weight:g} x  "
+    weight = "" if term.weight == 1 else f"{str(term.weight).removesuffix('.0')} x  "
     unit = "" if term.unit in ("", "position") else f"  (per {term.unit})"
     return f"{weight}{term.section('Formula') or term.target}{unit}"
 
@@ -225,7 +225,7 @@ def _items(method: Option) -> list[str]:
         found.append(f"Needs {'; '.join(method.said_needs)}.")
     if costs := _stated_costs(method):
         found.append(f"Costs: {'; '.join(costs)}.")
-    for what, overrides in (method.node.get("variants") or {}).items():
+    for what, overrides in method.variants.items():
         found.append(f"{what[0].upper()}{what[1:]}: `method={method.name} {overrides}`")
     keys = [
         f"`{key}={'null' if value is None else value}`" for term in method.terms for key, value in _keys(term)

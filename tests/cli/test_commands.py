@@ -144,6 +144,7 @@ def test_ls_methods_reads_well_in_80_columns(
     mine = tmp_path / "method"
     mine.mkdir()
     (mine / "gentle.yaml").write_text("defaults: [npo, _self_]\nname: gentle\ndescription: Gentler\n")
+    (mine / "weaker.yaml").write_text("# A weaker push.\ndefaults: [bidirectional, _self_]\nname: weaker\n")
     assert run("ls", "methods", "--config-dir", str(tmp_path)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 for line in lines)
@@ -152,6 +153,10 @@ def test_ls_methods_reads_well_in_80_columns(
         "Gentler",
         "reference",
     ]
+    assert (
+        next(line for line in lines if line.startswith("weaker")).split()[1:]
+        == "A weaker push. teacher".split()
+    )
     assert next(line for line in lines if line.startswith("idk_dpo")).rstrip().endswith("reference, refusals")
     assert run("ls", "methods", "--config-dir", str(tmp_path / "nowhere")) == 1
     assert "there is no such folder" in capsys.readouterr().err

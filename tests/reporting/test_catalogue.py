@@ -117,9 +117,9 @@ def test_methods_of_ones_own_build_on_others(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
-            "method/gentle.yaml": "defaults: [mollm, _self_]\nname: gentle\ndescription: Gentler\n"
+            "method/gentle-one.yaml": "defaults: [mollm, _self_]\nname: gentle\ndescription: Gentler\n"
             "objectives:\n  forget: {weight: 0.25}\n",
-            "method/gentler.yaml": "defaults: [gentle, override /gradient@_global_.gradient: blur, _self_]\n"
+            "method/gentler.yaml": "defaults: [gentle-one, override /gradient@_global_.gradient: blur, _self_]\n"
             "name: gentler\nobjectives:\n  forget: {weight: 0.1}\n",
         },
     )
@@ -127,7 +127,7 @@ def test_methods_of_ones_own_build_on_others(tmp_path: Path) -> None:
     assert found.says("description") == "Gentler" and found.says("paper") == "arXiv 2412.20412"
     assert found.terms[0].weight == 0.1 and found.terms[0].target.endswith("bounded_ascent")
     assert found.choices == {"gradient": "blur"} and found.costs.backward == 2
-    assert {"gentle", "npo"} < set(names("method", [str(tmp_path)]))
+    assert {"gentle-one", "npo"} < set(names("method", [str(tmp_path)]))
     with pytest.raises(ConfigError, match="Did you mean 'gentler'"):
         option("method", "gentlr", [str(tmp_path)])
 
@@ -142,6 +142,11 @@ OTHERS = {
     "  group: {_target_: strange.edits.group_lasso, weight: 0.1}\n"
     "  hard: {_target_: 'strange.edits:hard', roles: [forget]}\nresponse: {forget: reference}\n",
     "method/broken.yaml": "name: [broken\n",
+    # what Hydra will refuse is no reason not to list the others
+    "method/odd.yaml": "name: odd\ndefaults: nothing\nresponse: [forget]\nvariants: none\n"
+    "objectives: {a: {_target_: nowhere.f, weight: hi, roles: forget}, b: 3}\n",
+    "method/empty.yaml": "",
+    "method/orphan.yaml": "defaults: [npoo, _self_]\nname: orphan\n",
     "strange/__init__.py": "raise RuntimeError('listing ran a stranger')\n",
     "strange/edits.py": '''
 raise RuntimeError('listing ran a stranger')
@@ -179,6 +184,11 @@ def test_other_shapes_of_method_are_read_and_nothing_is_run(
     assert list(regular.needs) == ["adapters", "difficulty"] and regular.costs.student == 1
     assert [t.unit for t in regular.terms] == ["", "response"] and regular.formulas == []
     assert described_groups(["."]) == sorted([*described_groups(), "edit"])
+    odd = option("method", "odd", ["."])
+    assert odd.needs == {} and odd.variants == {} and [t.roles for t in odd.terms] == [("forget",)]
+    assert odd.costs.rows == 0 and option("method", "empty", ["."]).terms == []
+    with pytest.raises(ConfigError, match=r"orphan.yaml: its defaults name 'npoo'. Did you mean 'npo'"):
+        option("method", "orphan", ["."])
     with pytest.raises(ConfigError, match=r"broken.yaml is no YAML"):
         option("method", "broken", ["."])
 
@@ -205,7 +215,7 @@ def test_listing_imports_no_torch() -> None:
 
 @pytest.mark.parametrize(
     ("name", "what", "overrides"),
-    [(m.name, what, o) for m in methods() for what, o in (m.node.get("variants") or {}).items()],
+    [(m.name, what, o) for m in methods() for what, o in m.variants.items()],
 )
 def test_variants_compose_and_change_something(name: str, what: str, overrides: str) -> None:
     import shlex
