@@ -17,7 +17,7 @@ DEMO_RUNS ?= runs
 DEMO_ARGS ?=
 TEST_JOBS ?= auto
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,6 +40,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The generated parts of docs/methods.md.
+docs: $(READY)
+	$(BIN)/python -m harmonize.reporting.methods_page
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_cost.py

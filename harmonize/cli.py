@@ -35,7 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "harmonize.commands.ls:run",
         "methods, datasets, models, suites, attacks, sweeps, experiments, caches",
     ),
-    "show": ("harmonize.commands.show:run", "one option of a group, composed"),
+    "show": (
+        "harmonize.commands.show:run",
+        "one option of a group: every key, what it computes, needs and costs",
+    ),
     "validate": ("harmonize.commands.validate:run", "check a configuration and its data without running it"),
     "purge": ("harmonize.commands.purge:run", "remove what a run keeps that is sensitive"),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harmonize.commands.arguments import Parser
 from harmonize.config.paths import cache_dir, conf_dir, share
-from harmonize.errors import did_you_mean
+from harmonize.errors import ConfigError, did_you_mean
 
 _FILES = ("sweeps", "experiments")
 _UNITS = ("B", "kB", "MB", "GB")
@@ -18,6 +18,7 @@ def run(argv: list[str]) -> int:
 
     Raises:
         UsageError: An unknown kind.
+        ConfigError: A folder that is not there, or a method's file that is no YAML.
     """
     parser = Parser(
         "ls",
@@ -38,6 +39,12 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"'{given.kind}' cannot be listed. {did_you_mean(given.kind, known, limit=40)}")
     if kind == "caches":
         _print(kind, ("cache", "size", "path"), caches())
+        return 0
+    for folder in given.config_dir:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: there is no such folder. Give one that exists.")
+    if kind == "methods":
+        _print(kind, ("name", "what it does", "needs"), methods(given.config_dir))
         return 0
     _print(kind, ("name", "description"), options(kind, given.config_dir))
     return 0
@@ -64,6 +71,17 @@ def options(kind: str, config_dirs: list[str] | None = None) -> list[tuple[str, 
                 for path in sorted(folder.rglob("*.yaml")):
                     found[path.relative_to(folder).with_suffix("").as_posix()] = describe(path)
     return sorted(found.items())
+
+
+def methods(config_dirs: list[str] | None = None) -> list[tuple[str, str, str]]:
+    """Every method, what it does, and what it needs beside questions and answers."""
+    from harmonize.reporting import catalogue
+
+    said = dict(
+        options("methods", config_dirs)
+    )  # a file's own words before those of a method that it builds on
+    found = catalogue.methods(config_dirs or ())
+    return [(m.name, said.get(m.name) or m.says("description"), ", ".join(m.needs)) for m in found]
 
 
 def describe(path: Path) -> str:

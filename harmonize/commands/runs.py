@@ -35,6 +35,12 @@ class Arguments:
         """Whether any of these flags was given."""
         return any(f.partition("=")[0] in names for f in self.flags)
 
+    def grant(self) -> None:
+        """Allows what `--allow` names, in this process and in those it starts."""
+        if self.allow:
+            granted = [*filter(None, [os.environ.get("HARMONIZE_ALLOW")]), *self.allow]
+            os.environ["HARMONIZE_ALLOW"] = ",".join(granted)
+
 
 def split_arguments(argv: Sequence[str]) -> Arguments:
     """Sorts a command line into Hydra's flags, overrides and our own `--allow`.
@@ -82,9 +88,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     from harmonize.commands import jobs
 
     arguments = split_arguments(argv)
-    if arguments.allow:
-        granted = [*filter(None, [os.environ.get("HARMONIZE_ALLOW")]), *arguments.allow]
-        os.environ["HARMONIZE_ALLOW"] = ",".join(granted)
+    arguments.grant()
     multirun = arguments.has(_MULTIRUN) or any(
         o.lstrip("+").startswith(("hparams_search=", "hydra.mode=")) for o in arguments.overrides
     )

@@ -32,6 +32,7 @@ def run(argv: list[str]) -> int:
         return 0
     command, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("unlearn", argv)
     arguments: Arguments = split_arguments(rest)
+    arguments.grant()
     sweep = arguments.has(frozenset({"-m", "--multirun"}))
     jobs = expand(arguments.overrides) if sweep else [arguments.overrides]
     problems: list[str] = []

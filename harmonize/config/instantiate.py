@@ -10,16 +10,18 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from harmonize.errors import ConfigError, did_you_mean
+from harmonize.errors import ConfigError, did_you_mean, nearest
 
 ALLOWED: tuple[str, ...] = ("harmonize.", "torch.optim.", "lightning.")
 PLUGIN_GROUP = "harmonize.plugins"
 
-# Keys of a node that describe it and are no parameters of its target.
-_OWN_KEYS = frozenset({"_target_"})
+# Keys that say what an option is; no parameters of its target, unless that has one of the name.
+ABOUT: tuple[str, ...] = ("description", "paper", "evidence", "fidelity")
 
 
 def resolve(target: str, allow: Iterable[str] = ()) -> Callable[..., Any]:
@@ -36,7 +38,7 @@ def resolve(target: str, allow: Iterable[str] = ()) -> Callable[..., Any]:
         raise ConfigError(
             f"_target_ must be a dotted name such as harmonize.objectives.distill.pull, got {target!r}."
         )
-    plugin = _plugins().get(target)
+    plugin = plugins().get(target)
     if plugin is not None:
         found = plugin.load()
     else:
@@ -69,12 +71,20 @@ def call(
     if problems := check_parameters(plain, extra=extra, skip=skip, allow=allow):
         raise ConfigError(problems)
     function = resolve(plain["_target_"], allow)
-    return function(**{**parameters(plain, skip), **extra})
+    return function(**{**parameters(plain, skip, _named(function)), **extra})
 
 
-def parameters(node: Mapping[str, Any], skip: Iterable[str] = ()) -> dict[str, Any]:
-    """The keys of a node that go to its target."""
-    left_out = _OWN_KEYS | set(skip)
+def parameters(
+    node: Mapping[str, Any], skip: Iterable[str] = (), named: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The keys of a node that go to its target.
+
+    Args:
+        node: Mapping with `_target_`.
+        skip: Keys that are no parameters.
+        named: Parameters that the target names; it then takes even a `description`.
+    """
+    left_out = {"_target_", *skip, *(set(ABOUT) - set(named))}
     return {str(k): v for k, v in to_plain(node).items() if k not in left_out}
 
 
@@ -106,7 +116,6 @@ def check_parameters(
     except ValueError:  # a builtin without a signature: nothing to compare with
         return []
     supplied = set(extra)
-    given = parameters(plain, skip)
     named = {
         p.name: p
         for p in signature.parameters.values()
@@ -114,6 +123,7 @@ def check_parameters(
     }
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
     settable = set(named) - supplied
+    given = parameters(plain, skip, named)
     problems = []
     for key in given:
         if key not in named and not open_ended:
@@ -140,6 +150,13 @@ def to_plain(node: Any) -> Any:
     return dict(node) if isinstance(node, Mapping) else node
 
 
+def _named(function: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # a builtin without a signature
+        return set()
+
+
 def _granted(allow: Iterable[str]) -> list[str]:
     environment = os.environ.get("HARMONIZE_ALLOW", "").split(",")
     return [p.strip().rstrip(".") for p in (*ALLOWED, *allow, *environment) if p.strip()]
@@ -162,6 +179,8 @@ def _import(target: str, prefixes: list[str]) -> Any:
 
     What an allowed module merely imported (`harmonize.x.os.system`) is judged by where it was defined.
     """
+    if not _inside(target.replace(":", "."), [p.rstrip(".") for p in ALLOWED]):
+        _look_in_working_folder()
     module_name, colon, rest = target.partition(":")
     parts = target.split(".")
     candidates = (
@@ -187,12 +206,24 @@ def _import(target: str, prefixes: list[str]) -> Any:
             if isinstance(home, str) and not _inside(home, prefixes):
                 raise _refusal(target, home)
         return found
+    root = candidates[-1][0].partition(".")[0]
+    near = nearest(root, {p.stem for p in Path().glob("*.py")})
     raise ConfigError(
-        f"'{target}' cannot be imported: there is no module '{candidates[0][0]}'. Check the spelling of _target_."
+        f"'{target}' cannot be imported: there is no module '{candidates[0][0]}', "
+        "neither installed nor in this folder. "
+        + (f"Did you mean '{near}'? " if near else "")
+        + "Correct _target_, or name the folder that holds it: PYTHONPATH=<folder>."
     )
 
 
-def _plugins() -> dict[str, Any]:
+def _look_in_working_folder() -> None:
+    """A module that its user has allowed may lie where they work; last, so that it hides nothing installed."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+
+
+def plugins() -> dict[str, Any]:
+    """Installed entry points of group `harmonize.plugins` by name."""
     from importlib.metadata import entry_points
 
     return {e.name: e for e in entry_points(group=PLUGIN_GROUP)}

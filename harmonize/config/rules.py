@@ -85,7 +85,12 @@ def component(at: str, cfg: Any, node: Mapping[str, Any], extra: Iterable[str] =
             extra = inputs_of(resolve(node["_target_"], cfg.allow))
         except ConfigError as error:
             return [f"{at}._target_: {p}" for p in error.problems]
-    return check_parameters(node, extra=extra, skip=("name",), allow=cfg.allow, where=at)
+    problems = check_parameters(node, extra=extra, skip=("name",), allow=cfg.allow, where=at)
+    if node.get("evidence") is not None:
+        from harmonize.config.schema import Evidence
+
+        problems += one_of(f"{at}.evidence", node["evidence"], tuple(e.name for e in Evidence))
+    return problems
 
 
 def own_problems(at: str, cfg: Any) -> list[str]:

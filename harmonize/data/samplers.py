@@ -52,6 +52,8 @@ class _Paired:
 class RandomOneToOne(_Paired):
     """Forget rows without replacement, each with a row of every other role drawn uniformly, with replacement.
 
+    Needs: equal rows of all roles
+
     Args:
         examples: Training examples by role.
         seed: Decides every draw, together with its number.
@@ -74,6 +76,8 @@ class RandomOneToOne(_Paired):
 
 class Cyclic(_Paired):
     """Pairs by place: a pass is as long as the longest role, and shorter roles start over within it.
+
+    Needs: equal rows of all roles
 
     Args:
         examples, seed, rank, world_size, rows: As in `RandomOneToOne`.
@@ -111,6 +115,8 @@ class Modular:
     forget example that it is an anchor of; what belongs to none is dealt out evenly (our choice), so that nothing is
     left out. A pass visits the modules one after another, in another order each time; within a module the shorter
     role starts over.
+
+    Needs: subjects that roles share, or `anchor_of`; equal rows of the paired roles
 
     Args:
         examples, seed, rank, world_size: As in `RandomOneToOne`.
@@ -228,6 +234,8 @@ class Interleaved:
 
     General samples are retain examples of certain sources: the role general is measured and never trained on. They are
     kept out of the other retain rows, and drawn without replacement in passes of their own.
+
+    Needs: retain examples of the named sources
 
     Args:
         examples, seed, rank, world_size: As in `RandomOneToOne`.

@@ -27,6 +27,9 @@ def bild(
 ) -> tuple[Tensor, Tensor]:
     """KL between softmaxes over all pairwise logit differences, teacher-led plus student-led.
 
+    Formula: sum over T and S of KL(softmax(d_t) || softmax(d)), d = all pairwise differences of logits / temperature;
+        T = top k of z_t, S = top k of z
+
     Args:
         student_at_teacher_top, teacher_top: [A, k] logits at the teacher's top k.
         student_top, teacher_at_student_top: [A, k] logits at the student's top k.

@@ -24,7 +24,9 @@ def pull(
     temperature: float = 1.0,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """Mean over T, the teacher's top k ids, of Huber((z_s - z_t) / temperature).
+    """Elicits what the teacher says: the student's logits towards the teacher's, at the teacher's top k ids.
+
+    Formula: mean over T of Huber((z - z_t) / temperature), T = top k of z_t
 
     Args:
         student_at_teacher_top: [A, k] student logits at T.
@@ -59,10 +61,10 @@ def push(
     temperature: float = 1.0,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """Mean over S minus T of Huber(relu(z_s - z_t) / temperature); 0 where S minus T is empty.
+    """Suppresses what the student insists on: down to the teacher's level, and never below it.
 
-    S are the student's top k ids and T the teacher's top k_teacher. The student is pushed down to the
-    teacher's level and never below it.
+    Formula: mean over S without T of Huber(relu(z - z_t) / temperature), S = top k of z, T = top k_teacher of z_t;
+        0 where S without T is empty
 
     Args:
         student_top: [A, k] student logits at S (the choice of ids carries no gradient).

@@ -24,9 +24,11 @@ def kl_to_original(
     *,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """KL(original || student) over the whole vocabulary at each response position, in nats.
+    """KL from the original over the whole vocabulary at each response position, in nats.
 
     A retain term for any method, in the place of `cross_entropy`.
+
+    Formula: KL(softmax(z_ref) || softmax(z))
 
     Args:
         student_logits, reference_logits: [A, V], of the student and of the model before unlearning.
@@ -51,7 +53,9 @@ def undial(
     beta: float = 10.0,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """Self-distillation on adjusted logits: cross-entropy with softmax(z_original - beta * onehot(y)).
+    """Self-distillation on the original's logits with that of the response token lowered.
+
+    Formula: CE(softmax(z_ref - beta onehot(a)), softmax(z))
 
     Args:
         student_logits, reference_logits: [A, V].
@@ -79,7 +83,9 @@ def ceu(
     *,
     ignore_first_n_answer_tokens: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy with the student's own distribution once the response token is ruled out, without gradient.
+    """Cross-entropy with the student's own distribution once the response token is ruled out.
+
+    Formula: CE(softmax(z without a), softmax(z)), the first without gradient
 
     Args:
         student_logits: [A, V].
@@ -109,7 +115,9 @@ def logit_margin(
     *,
     mask: Literal["shifted", "unshifted"] = "shifted",
 ) -> tuple[Tensor, Tensor]:
-    """Flattening of the logits: (max_v z - mean_v z)^2 at each response position.
+    """Flattening of the logits at each response position.
+
+    Formula: (max z - mean z)^2
 
     Args:
         student_logits: [A, V].

@@ -42,8 +42,8 @@ _WIDE = 4096  # id comparisons per position beyond which sorting is cheaper
 class HeadLike(Protocol):
     """The part of `harmonize.models.head.Head` that is used here."""
 
-    n_vocab: int
-
+    @property
+    def n_vocab(self) -> int: ...
     @property
     def chunk(self) -> int: ...
     def dense(self, positions: int, k: int) -> bool: ...

@@ -13,6 +13,8 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of the response tokens, in nats.
 
+    Formula: -log p
+
     Args:
         label_log_probs: [A] log-probability of each response token.
         row, offset: [A] row and position within the response.
@@ -32,6 +34,8 @@ def gradient_ascent(
 ) -> tuple[Tensor, Tensor]:
     """Minus `cross_entropy`: makes the response tokens less likely, without bound.
 
+    Formula: log p
+
     Arguments and result are those of `cross_entropy`.
 
     Source: Jang et al. 2023 (arXiv 2210.01504); with a retain term, gradient difference (arXiv 2203.12817).
@@ -49,9 +53,9 @@ def wga(
     beta: float = 1.0,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """Weighted gradient ascent: p^beta * log p of each response token, the weight without gradient.
+    """Weighted gradient ascent: a token that is unlikely already is left alone, which bounds the ascent.
 
-    A token that is unlikely already is left alone, which bounds the ascent.
+    Formula: p^beta log p, p^beta without gradient
 
     Args:
         label_log_probs: [A] log p of each response token.
@@ -75,7 +79,9 @@ def satimp(
     beta2: float = 1.0,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """Ascent weighted by saturation and importance: p^beta1 * (1 - p)^beta2 * log p, the weight without gradient.
+    """Ascent weighted by saturation and importance.
+
+    Formula: p^beta1 (1 - p)^beta2 log p, the weight without gradient
 
     Args:
         label_log_probs: [A] log p of each response token.
@@ -93,7 +99,9 @@ def satimp(
 def bounded_ascent(
     label_log_probs: Tensor, row: Tensor, offset: Tensor, n_rows: int, *, positions: Positions = "all"
 ) -> tuple[Tensor, Tensor]:
-    """Unlearning cross-entropy: -log(1 - p / 2) of each response token, log 2 at p = 1 and 0 at p = 0.
+    """Unlearning cross-entropy of each response token: log 2 at p = 1 and 0 at p = 0.
+
+    Formula: -log(1 - p / 2)
 
     Arguments and result are those of `cross_entropy`.
 

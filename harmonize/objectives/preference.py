@@ -1,6 +1,7 @@
 """Preference losses turned to unlearning: the data's own answer is what is rejected.
 
-A answer positions, R rows, V vocabulary. Sequence log-probabilities are sums over the response tokens.
+A answer positions, R rows, V vocabulary. Over a response a to x: r = log p(a|x) - log p_ref(a|x), L = -log p(a|x), both
+sums over its tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from harmonize.objectives.reduce import (
 def npo(
     label_log_probs: Tensor, reference_log_probs: Tensor, row: Tensor, n_rows: int, *, beta: float = 0.1
 ) -> tuple[Tensor, Tensor]:
-    """Negative preference: -(2 / beta) * log sigmoid(-beta * (log p(y|x) - log p_ref(y|x))), one value per row.
+    """Negative preference: the response less likely than under the untouched model, one value per row.
+
+    Formula: -(2 / beta) log sigmoid(-beta r)
 
     Args:
         label_log_probs, reference_log_probs: [A] of each response token, under the student and the untouched model.
@@ -54,6 +57,8 @@ def npo_on_logits(
 ) -> tuple[Tensor, Tensor]:
     """What MUSE's code calls NPO: `npo` of every raw logit by itself, its mean over the vocabulary at each position.
 
+    Formula: mean over V of -(2 / beta) log sigmoid(-beta (z - z_ref))
+
     It knows nothing of the response tokens, and is here to match numbers published with it.
 
     Args:
@@ -71,7 +76,9 @@ def npo_on_logits(
 def simnpo(
     label_log_probs: Tensor, row: Tensor, n_rows: int, *, beta: float = 2.5, gamma: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Reference-free NPO: -(2 / beta) * log sigmoid(beta * (NLL(y|x) / |y| - gamma)), one value per row.
+    """Reference-free NPO, normalised by the length of the response, one value per row.
+
+    Formula: -(2 / beta) log sigmoid(beta (L / |a| - gamma))
 
     Args:
         label_log_probs: [A] of each response token.
@@ -100,7 +107,9 @@ def simnpo_on_logits(
     gamma: float = 0.1,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """What the SimNPO authors' MUSE code computes: -(2 / beta) * log sigmoid(beta * (-z - gamma)) of every raw logit z.
+    """What the SimNPO authors' MUSE code computes: `simnpo` of every raw logit by itself.
+
+    Formula: mean over V of -(2 / beta) log sigmoid(beta (-z - gamma))
 
     Arguments as in `npo_on_logits` and `simnpo`; defaults are those of its MUSE-Books run.
 
@@ -121,10 +130,12 @@ def dpo(
     *,
     beta: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
-    """Direct preference: -(2 / beta) * log sigmoid(beta * (r(chosen) - r(rejected))), one value per pair.
+    """Direct preference of one answer over another, one value per pair.
 
-    r = log p(y|x) - log p_ref(y|x), summed over the response. The rejected row holds the data's own answer and carries
-    the value; the chosen one is its companion (a refusal, or an alternate answer).
+    Formula: -(2 / beta) log sigmoid(beta (r of the chosen - r of the rejected))
+
+    The rejected row holds the data's own answer and carries the value; the chosen one is its companion (a refusal, or
+    an alternate answer).
 
     Args:
         label_log_probs, reference_log_probs: [A] of each response token, under the student and the untouched model.

@@ -32,7 +32,9 @@ def steer(
     control_seed: int = 0,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """RMU's forget term: mean over H of (h - coefficient * u)^2, u a fixed random direction.
+    """RMU's forget term: states towards a random direction.
+
+    Formula: mean over H of (h - coefficient u)^2, u a fixed random unit vector
 
     Args:
         hidden_at_layer: [A, H] states of the student after block `layer`.
@@ -59,7 +61,9 @@ def keep_hidden(
     layer: int | None = None,
     positions: Positions = "all",
 ) -> tuple[Tensor, Tensor]:
-    """RMU's retain term: mean over H of (h - h_original)^2 after block `layer`.
+    """RMU's retain term: states after block `layer` stay where they were.
+
+    Formula: mean over H of (h - h_ref)^2
 
     Args:
         hidden_at_layer, reference_hidden_at_layer: [A, H] states of the student and of the untouched model.
@@ -84,8 +88,8 @@ def threshold_margin(
 ) -> tuple[Tensor, Tensor]:
     """GeRe's retain term: a state that was high, low or between stays so; mean over the entries that do not.
 
-    With high = mean + std and low = mean - std of each dimension of the original's states: relu(h - low) where the
-    original was at or below low, relu(high - h) where at or above high, relu(h - high) + relu(low - h) between.
+    Formula: mean over the non-zero of relu(h - low) where h_ref <= low, relu(high - h) where h_ref >= high,
+        relu(h - high) + relu(low - h) between; low, high = mean of h_ref - std, + std
 
     Args:
         hidden, reference_hidden: [A, H] final states of the student and of the untouched model.

@@ -37,7 +37,9 @@ def flat(
     divergence: str = "total_variation",
     padded_length: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """-g*(P_template) + f*(g*(P_forget)) of each pair; P is the mean probability of the response tokens.
+    """Loss adjustment between a template answer and the forget answer, one value per pair.
+
+    Formula: -g*(P of the template) + f*(g*(P of the forget answer)), P = mean of p over the response
 
     Args:
         label_log_probs: [A] log-probability of each response token.

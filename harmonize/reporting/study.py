@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harmonize.config.instantiate import ABOUT
 from harmonize.errors import RunError
 from harmonize.reporting.escape import clean
 from harmonize.tracking.results import RESULTS, STATUS, Results, read_json, read_results
@@ -31,8 +32,7 @@ IGNORED = (
     "logger",
     "hydra",
     "callbacks",
-    "method.description",
-    "method.paper",
+    "method.variants",
     "model.device",
     "suite.batch_size",
     "teacher.batch_size",
@@ -213,7 +213,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def is_ignored(key: str, seeds: bool = True) -> bool:
     """Whether a configuration key says nothing of what a run computes; with `seeds`, nothing but which draw it is."""
     ignored = any(key == name or key.startswith(f"{name}.") for name in IGNORED)
-    return ignored or (seeds and key in SEED_KEYS)
+    told = key.partition(".")[2] in ABOUT  # what an option says of itself
+    return ignored or told or (seeds and key in SEED_KEYS)
 
 
 def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]]:

@@ -99,6 +99,9 @@ class Separate(Combiner):
 class GU(Separate):
     """Forget gradient without its component along the retain gradient, in Adam's metric (`surgery.off_retain`).
 
+    Formula: gamma (g_f - proj of g_f on g_r) + alpha g_r, orthogonal in Adam's metric
+    Needs: Adam, AdamW or SGD without momentum and weight decay
+
     Args:
         groups: As in `Separate`; the names must be forget and retain.
         forget_weight, retain_weight: gamma and alpha.
@@ -147,6 +150,8 @@ class GU(Separate):
 class BLUR(Separate):
     """Retain gradient orthogonal to the forget gradient, plus the forget gradient (`surgery.bilevel`).
 
+    Formula: alpha (g_r - proj of g_r on g_f) + gamma g_f
+
     Clipped afterwards, as every combination here is; the fork of a public framework clips before, which has no effect.
 
     Args:
@@ -190,6 +195,8 @@ class BLUR(Separate):
 class PCGrad(Separate):
     """Each group's gradient is projected off those it disagrees with, in an order that seed and step decide.
 
+    Formula: sum over groups of g_i, off every g_j in turn where <g_i, g_j> < 0
+
     Args:
         groups: As in `Separate`, any number.
 
@@ -211,6 +218,9 @@ class PCGrad(Separate):
 
 class NormalizedDifference(Separate):
     """Both gradients at length one (`surgery.normalized`), optionally with a learning rate that finds itself.
+
+    Formula: g_r / |g_r| + g_f / |g_f|
+    Costs: with auto_lr three forwards without gradient every `every` steps
 
     Args:
         groups: As in `Separate`; the names must be forget and retain.
@@ -282,6 +292,8 @@ class NormalizedDifference(Separate):
 
 class MGDA(Separate):
     """The shortest convex combination of the groups' gradients, along which no group's loss grows (`surgery.min_norm`).
+
+    Formula: argmin |sum of w_i g_i| over w_i >= 0, sum of w_i = 1
 
     A group whose gradient is zero has no say (our choice): it would make the shortest combination zero.
 

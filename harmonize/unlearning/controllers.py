@@ -56,6 +56,8 @@ class Fixed:
 class Scheduled(Fixed):
     """Weights that move on a straight line between steps.
 
+    Formula: weight x factor, the factor linear between the given steps
+
     Args:
         points: Term name to {step: factor}; the factor multiplies the configured weight, linearly interpolated
             between the given steps and constant outside them.
@@ -77,7 +79,7 @@ class Scheduled(Fixed):
 class DualAscent:
     """Weights of terms as multipliers of constraints `term <= limit`, raised while the constraint is violated.
 
-        mu <- max(0, mu + rate (mean of the term - limit))
+    Formula: mu <- max(0, mu + rate (mean of the term - limit))
 
     The term's own value is constrained, unweighted and averaged over its roles; to keep a forget loss from below, use a
     term that is minus it (`gradient_ascent`) and minus its limit.

@@ -68,7 +68,10 @@ class Combiner:
 
 
 class Sum(Combiner):
-    """The plain sum of all weighted terms: one backward pass per micro-batch."""
+    """The plain sum of all weighted terms: one backward pass per micro-batch.
+
+    Formula: g_f + g_r
+    """
 
     def accumulate(self, weighted: TermLosses, tools: StepTools) -> None:
         """Backward through the sum."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harmonize.config.instantiate import resolve
+from harmonize.config.instantiate import parameters, resolve
 from harmonize.data.batch import Batch
 from harmonize.data.example import ROLES
 from harmonize.objectives.inputs import (
@@ -62,8 +62,8 @@ def build_terms(objectives: Mapping[str, Any], allow: Sequence[str] = ()) -> lis
     for name, entry in objectives.items():
         if entry is None:
             continue
-        settings = dict(entry)
-        function = resolve(settings.pop("_target_"), allow=allow)
+        function = resolve(entry["_target_"], allow=allow)
+        settings = parameters(entry)
         weight = float(settings.pop("weight", 1.0))
         roles = settings.pop("roles", list(ROLES))
         factors = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1.0)

@@ -62,7 +62,8 @@ class Even(Weighter):
 class SGA(Weighter):
     """Selective gradient ascent: only rows that the student still knows count, at least the best known one of a step.
 
-    Costs one forward without gradient over the chosen roles' rows in every step.
+    Formula: weight 1 where mean p >= threshold, else 0
+    Costs: one forward without gradient over the chosen roles' rows in every step
 
     Args:
         threshold: Mean probability of the response tokens from which a row counts.
@@ -102,7 +103,8 @@ class SGA(Weighter):
 class GUARD(Weighter):
     """Forget rows count less the more their gradient points along the retain data's, measured on the start model.
 
-    Costs one backward pass over the retain rows, and one for every forget row, before training; nothing in a step.
+    Formula: weight n softmax(-a / temperature) over the n rows, a = <gradient of the row, mean retain gradient>
+    Costs: one backward pass over the retain rows and one for every forget row, before training; nothing in a step
 
     Args:
         temperature: Of the softmax over the attributions, in standard deviations of them (our choice; the source's

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harmonize.cli import COMMANDS, main
 
@@ -97,6 +98,68 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert "root: ???" in capsys.readouterr().out
     assert run("show", "method", "dwet") == 1
     assert "Did you mean method=duet?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["method=npo"], "# formula  forget   forget             -(2 / beta) log sigmoid(-beta r)"),
+        (["method=npo"], "# needs    reference (log-probabilities of the responses)"),
+        (["methods", "npo"], "evidence: code"),
+        (["method=npo", "method.objectives.forget.beta=0.5"], "beta: 0.5"),
+        (["method=npo", "~method.objectives.keep"], "# code     harmonize.objectives.preference.npo\n"),
+        (["method"], "name: bidirectional"),
+        (["gradient=gu"], "# needs    Adam, AdamW or SGD without momentum"),
+        (["optimizer", "optimizer.lr=0.5"], "lr: 0.5"),
+    ],
+)
+def test_show_takes_what_is_typed_elsewhere(
+    argv: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("show", *argv) == 0
+    said = capsys.readouterr().out
+    assert text in said
+    assert yaml.safe_load(said), "what is printed is YAML"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["npo"], "Type: harmonize show method=npo"),
+        (["metod=npo"], "Did you mean 'method'?"),
+        (["method=nop"], "Did you mean method=npo?"),
+        (["method=npo", "method.objectives.forgt.beta=1"], "Did you mean method.objectives.forget.beta=1?"),
+        (["method=npo", "--config-dir", "nowhere"], "there is no such folder"),
+    ],
+)
+def test_show_names_the_nearest(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", *argv) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_ls_methods_reads_well_in_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    mine = tmp_path / "method"
+    mine.mkdir()
+    (mine / "gentle.yaml").write_text("defaults: [npo, _self_]\nname: gentle\ndescription: Gentler\n")
+    (mine / "weaker.yaml").write_text("# A weaker push.\ndefaults: [bidirectional, _self_]\nname: weaker\n")
+    assert run("ls", "methods", "--config-dir", str(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert next(line for line in lines if line.startswith("gentle")).split() == [
+        "gentle",
+        "Gentler",
+        "reference",
+    ]
+    assert (
+        next(line for line in lines if line.startswith("weaker")).split()[1:]
+        == "A weaker push. teacher".split()
+    )
+    assert next(line for line in lines if line.startswith("idk_dpo")).rstrip().endswith("reference, refusals")
+    assert run("ls", "methods", "--config-dir", str(tmp_path / "nowhere")) == 1
+    assert "there is no such folder" in capsys.readouterr().err
 
 
 def test_validate_tells_what_data_is_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,8 +41,11 @@ def test_readme_command_composes(line: str, monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_every_group_and_option_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
+    methods = (ROOT / "docs" / "methods.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, flags=re.M))
     for folder in conf_dir().iterdir():
         if folder.is_dir() and folder.name != "hydra":
             for path in folder.glob("*.yaml"):
-                assert f"`{path.stem}`" in rows[folder.name], f"{folder.name}/{path.stem}"
+                # methods have a page of their own, which is generated
+                told = rows[folder.name] if folder.name != "method" else methods
+                assert f"`{path.stem}`" in told, f"{folder.name}/{path.stem}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harmonize.commands.ls import describe
 from harmonize.config.compose import COMMANDS, compose_config
 from harmonize.config.paths import conf_dir
 
@@ -72,8 +73,7 @@ def test_primary_config_composes(command: str) -> None:
 )
 def test_files_are_described_and_ready_for_hydra_1_4(path: Path) -> None:
     text = path.read_text()
-    prose = [line for line in text.splitlines() if line.startswith("# ") and "@package" not in line]
-    assert prose, "the first comment is what `harmonize ls` shows"
+    assert describe(path), "a description, or a first comment, is what `harmonize ls` shows"
     assert "../" not in text
     yaml.safe_load(text)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from harmonize.config.instantiate import call, check_parameters, resolve
@@ -62,3 +65,30 @@ def test_call_passes_what_code_supplies() -> None:
     assert (folder / "unlearn.yaml").is_file()
     with pytest.raises(ConfigError, match="kinds"):
         call({"_target_": "harmonize.config.paths.share", "kinds": 1}, kind="conf")
+
+
+def test_what_an_option_says_of_itself_is_no_parameter() -> None:
+    node = {"_target_": "harmonize.config.paths.share", "description": "d", "paper": "p", "evidence": "code"}
+    assert (call(node, kind="conf") / "unlearn.yaml").is_file()
+    assert check_parameters({**node, "kind": "conf", "fidelity": "f"}) == []
+    assert "descripton" in check_parameters({**node, "kind": "conf", "descripton": "d"})[0]
+    # a target that has such a parameter gets it
+    own = {"_target_": "argparse:ArgumentParser", "description": "d", "evidence": "code"}
+    assert call(own, allow=["argparse"]).description == "d"
+
+
+def test_an_allowed_module_may_lie_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p])
+    Path("lying_here.py").write_text("def double(x):\n    return 2 * x\n")
+    with pytest.raises(ConfigError, match="--allow lying_here"):
+        resolve("lying_here.double")
+    assert str(tmp_path) not in sys.path, "what is refused changes nothing"
+    assert resolve("lying_here.double", allow=["lying_here"])(4) == 8
+    assert sys.path[-1] == str(tmp_path), "last, so that it hides nothing installed"
+    with pytest.raises(ConfigError, match=r"Did you mean 'lying_here'.*PYTHONPATH"):
+        resolve("lying_hear.double", allow=["lying_hear"])
+    with pytest.raises(ConfigError, match="Did you mean 'double'"):
+        resolve("lying_here.duble", allow=["lying_here"])

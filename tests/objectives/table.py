@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from harmonize.objectives.bild import bild
 from harmonize.objectives.distill import pull, push
@@ -17,48 +15,8 @@ from harmonize.objectives.likelihood import bounded_ascent, cross_entropy, gradi
 from harmonize.objectives.preference import dpo, npo, npo_on_logits, simnpo, simnpo_on_logits
 from harmonize.objectives.representation import control_vector, keep_hidden, steer, threshold_margin
 from harmonize.objectives.template import flat
+from harmonize.testing import At, Entry
 from tests.references import losses as slow
-
-
-@dataclass(frozen=True)
-class At:
-    """One response position in plain numbers: logits of student, teacher and untouched model, and the label."""
-
-    z_s: list[float]
-    z_t: list[float]
-    z_r: list[float]
-    label: int
-
-    @property
-    def log_p(self) -> float:
-        return -slow.cross_entropy_at(self.z_s, self.label)
-
-    @property
-    def ratio(self) -> float:
-        return self.log_p + slow.cross_entropy_at(self.z_r, self.label)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An objective under test.
-
-    Attributes:
-        at: Its value at one position; or
-        of_rows: its value for a row, given the positions of the row and of its companion (None without one), or None
-            where the row carries no value.
-        skips: Positions at the start of a response that do not count.
-        extreme: Largest logit at which it must stay finite.
-        moments: Whether `at` needs mean and deviation of the untouched model's states.
-    """
-
-    function: Callable[..., Any]
-    settings: dict[str, Any]
-    at: Callable[..., float] | None = None
-    of_row: Callable[[list[At], list[At] | None], float | None] | None = None
-    skips: int = 0
-    extreme: float = 1e30
-    moments: bool = False
-    tags: set[str] = field(default_factory=set)
 
 
 def _mean_p(row: list[At], length: int | None = None) -> float:

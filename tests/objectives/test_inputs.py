@@ -9,7 +9,7 @@ from harmonize.models.head import Head
 from harmonize.objectives.distill import pull, push
 from harmonize.objectives.inputs import Outputs, call, list_sizes, needs, needs_teacher, settings_of
 from harmonize.objectives.likelihood import cross_entropy
-from tests.objectives.fakes import GivenTeacher, batch_of, outputs_of
+from harmonize.testing.fakes import GivenTeacher, batch_of, outputs_of
 
 
 def test_needs_come_from_parameter_names() -> None:

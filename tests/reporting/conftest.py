@@ -1,8 +1,9 @@
-"""Fixtures of the reporting tests."""
+"""Fixtures of the reporting tests; makes `tests.objectives` importable."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from harmonize.tracking.results import METRIC_NAMES, Metric, Results
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 @pytest.fixture()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harmonize.errors import RunError
-from harmonize.reporting.study import latest_study, load_study
+from harmonize.reporting.study import is_ignored, latest_study, load_study
 from harmonize.reporting.table import build_tables
 
 Write = Callable[..., Path]
@@ -123,6 +123,13 @@ def test_missing_folder_and_latest(tmp_path: Path, write_run: Write) -> None:
         os.utime(old / name, (1, 1))
     write_run(tmp_path / "new" / "b" / "c")
     assert latest_study(tmp_path) == tmp_path / "new"
+
+
+def test_what_an_option_says_of_itself_makes_no_other_row() -> None:
+    for key in ("method.evidence", "method.variants.other", "gradient.description", "sampler.fidelity"):
+        assert is_ignored(key), key
+    for key in ("method.objectives.paper.weight", "dataset.mine.description", "method.name"):
+        assert not is_ignored(key), key
 
 
 def test_a_thousand_runs_load_and_tabulate_in_time(tmp_path: Path, write_run: Write) -> None:

@@ -11,6 +11,7 @@ from harmonize.config.schema.commands import (
 from harmonize.config.schema.groups import (
     CacheMode,
     DatasetConfig,
+    Evidence,
     LoggerConfig,
     MethodConfig,
     ModelConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "DiagnoseConfig",
     "DiagnoseLoss",
     "EvaluateConfig",
+    "Evidence",
     "FinetuneConfig",
     "LoggerConfig",
     "MethodConfig",

@@ -118,6 +118,17 @@ class PeftConfig(dict[str, Any]):
     load_in_4bit: bool = False
 
 
+class Evidence(Enum):
+    """The best source of a method that was read (`harmonize.reporting.catalogue.EVIDENCE` says what each means)."""
+
+    code = "code"
+    paper = "paper"
+    several = "several"
+    note = "note"
+    abstract = "abstract"
+    ours = "ours"
+
+
 @dataclass
 class MethodConfig:
     """`method`: objectives by name, and what each role's rows answer with.
@@ -127,12 +138,17 @@ class MethodConfig:
         (another plausible answer, `meta.alternates` of the data), or random (random tokens in place of question and
         answer). A list gives each drawn example a row per source, in one pair: [refusal, reference].
         A role that is left out is not trained on.
-    description, paper: For `harmonize ls methods` and the results.
+    description, paper, evidence, fidelity: What it does, its source, how the source was read, and what differs from it;
+        for `harmonize ls methods`, docs/methods.md and the results.
+    variants: What a known variant is -> the overrides that give it.
     """
 
     name: str = MISSING
     description: str = ""
     paper: str = ""
+    evidence: Evidence | None = None
+    fidelity: str = ""
+    variants: dict[str, str] = field(default_factory=dict)
     objectives: dict[str, Any] = field(default_factory=dict)
     response: dict[str, Any] = field(default_factory=dict)
 

@@ -1,10 +1,18 @@
 """A head, a teacher and a reference that are nothing but given tensors: objectives are tested without models."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.models.head import Head
 from harmonize.objectives.inputs import Outputs
+
+VOCABULARY = 12
 
 
 class GivenTeacher:
@@ -12,16 +20,19 @@ class GivenTeacher:
 
     exact = True
 
-    def __init__(self, logits: torch.Tensor) -> None:
+    def __init__(self, logits: Tensor) -> None:
         self.all = logits
 
-    def logits(self, cache_index: torch.Tensor) -> torch.Tensor:
+    def logits(self, cache_index: Tensor) -> Tensor:
+        """[P, V]."""
         return self.all[cache_index]
 
-    def at(self, cache_index: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def at(self, cache_index: Tensor, ids: Tensor) -> Tensor:
+        """[P, k] at some ids."""
         return self.all[cache_index].gather(1, ids)
 
-    def top(self, cache_index: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """[P, k] ids and values, largest first."""
         values, ids = self.all[cache_index].topk(k, dim=1)
         return ids, values
 
@@ -29,26 +40,34 @@ class GivenTeacher:
 class GivenReference:
     """The untouched model's logits by row, [N, V]: its hidden states too, and after a block half of those there."""
 
-    def __init__(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
         self.all, self.labels = logits, labels
 
-    def log_probs(self, index: torch.Tensor) -> torch.Tensor:
+    def log_probs(self, index: Tensor) -> Tensor:
+        """[P] of the response tokens."""
         return self.all.log_softmax(1).gather(1, self.labels.unsqueeze(1)).squeeze(1)[index]
 
-    def logits(self, index: torch.Tensor) -> torch.Tensor:
+    def logits(self, index: Tensor) -> Tensor:
+        """[P, V]."""
         return self.all[index]
 
     hidden = logits
 
-    def at_layer(self, index: torch.Tensor, layer: int | None) -> torch.Tensor:
+    def at_layer(self, index: Tensor, layer: int | None) -> Tensor:
+        """[P, V] after a block."""
         return 2 * self.all[index]
 
-    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        size = self.all.shape[1]
-        return torch.linspace(-1, 1, size), torch.full((size,), 0.7)
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """[V] mean and deviation of the states."""
+        return moments_of(self.all.shape[1])
 
 
-def batch_of(lengths: list[int], side: str = "right", pad_to: int = 1, start: int = 0) -> Batch:
+def moments_of(size: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation that the untouched model's states are said to have, [size] each."""
+    return torch.linspace(-1, 1, size), torch.full((size,), 0.7)
+
+
+def batch_of(lengths: Sequence[int], side: str = "right", pad_to: int = 1, start: int = 0) -> Batch:
     """Rows of these response lengths. Two and two are a pair: a refusal, then the data's own answer."""
     rows = []
     for i, n in enumerate(lengths):
@@ -77,7 +96,7 @@ def identity_head(vocabulary: int) -> Head:
     return Head(torch.eye(vocabulary))
 
 
-def outputs_of(batch: Batch, student: torch.Tensor, teacher: torch.Tensor, **options) -> Outputs:
+def outputs_of(batch: Batch, student: Tensor, teacher: Tensor, **options: Any) -> Outputs:
     """`student` and `teacher` are [N, V] by cache row; the batch decides their order.
 
     The untouched model's logits are the teacher's, turned round; after a block the student's states are its logits.
