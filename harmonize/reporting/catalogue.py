@@ -117,6 +117,7 @@ class Option:
         group, name: `group=name` chooses it.
         node: Its keys, those of the options that it builds on included.
         choices: Group to option that it chooses elsewhere.
+        dirs: The user's own configuration folders.
     """
 
     group: str
