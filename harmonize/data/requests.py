@@ -101,7 +101,7 @@ def order_problems(corpus: Corpus, order: Sequence[str], request: str | None = N
 
 
 def deal(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
-    """The examples with their forget subjects dealt out to `n` requests, called A, B, C and so on.
+    """The examples with their forget subjects dealt out to `n` requests, called A, B, C and so on as they occur.
 
     Whole subjects are dealt, in an order decided by a hash of seed and subject, one split after another and going
     round from where the last split ended: in every split, and in all, the requests' numbers of subjects differ by one
@@ -120,8 +120,10 @@ def deal(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
             f"Use a number from 1 to {most}, for example dataset.requests={max(1, min(3, most))}."
         )
     dealt = [s for split in _DEALT for s in subjects[split]]
-    request = {s: _letters(i % n) for i, s in enumerate(dealt)}
-    return [replace(e, request_id=request[e.subject]) if e.role == Role.FORGET else e for e in examples]
+    turn = {s: i % n for i, s in enumerate(dealt)}
+    met = dict.fromkeys(turn[e.subject] for e in examples if e.role == Role.FORGET)
+    name = {t: _letters(i) for i, t in enumerate(met)}
+    return [replace(e, request_id=name[turn[e.subject]]) if e.role == Role.FORGET else e for e in examples]
 
 
 def one_each(examples: Sequence[Example]) -> list[Example]:
