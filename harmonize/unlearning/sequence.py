@@ -36,6 +36,7 @@ from harmonize.unlearning.figures import Evaluations
 from harmonize.unlearning.setup import plain_config, prepare_process, same_configuration
 from harmonize.unlearning.targets import load_target
 
+FORGOTTEN = ("forget", "asr")
 _ASKED = ("forget_", "asr_")
 _KEPT = ("retain_", "neighbor_", "utility_")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_-]+")
@@ -125,7 +126,7 @@ class _Sequence:
                 found.requests[r] = _named(results.metrics, _ASKED)
             else:
                 evaluations = Evaluations(self.cfg, self.turns[r])
-                report = evaluations.run(loaded, axes=("forget", "asr") if asked else ("forget",))
+                report = evaluations.run(loaded, self.cfg.split, axes=FORGOTTEN if asked else ("forget",))
                 found.requests[r] = _named(report.metrics, _ASKED)
             if asked:
                 found.requests[r] |= self._forget_answers(loaded, r)
@@ -144,10 +145,7 @@ class _Sequence:
         target = results.target_metrics or {}
         found = Measured({self.order[0]: _named(target, _ASKED)}, _named(target, _KEPT))
         for r in self.order[1:]:
-            figures = Evaluations(self.cfg, self.turns[r]).cached(
-                loaded, f"target, {r}", axes=("forget", "asr")
-            )
-            found.requests[r] = _named(figures.metrics, _ASKED)
+            found.requests[r] = self._cached(loaded, "target", r)
         return Step(0, None, None, name, found)
 
     def _gold(self, results: Results) -> Measured | None:
@@ -158,28 +156,34 @@ class _Sequence:
         loaded = load_target(self.cfg, self.corpus, name)
         found = Measured({}, {**_named(results.gold_metrics, _KEPT), **self._retain_answers(loaded)})
         for r in self.order:
-            figures = Evaluations(self.cfg, self.turns[r]).cached(
-                loaded, f"gold model, {r}", axes=("forget", "asr")
-            )
-            found.requests[r] = _named(figures.metrics, _ASKED) | self._forget_answers(loaded, r)
+            found.requests[r] = self._cached(loaded, "gold model", r) | self._forget_answers(loaded, r)
         return found
+
+    def _cached(self, loaded: LoadedModel, label: str, request: str) -> Metrics:
+        """Figures of a model that all sequences of a study share."""
+        evaluations = Evaluations(self.cfg, self.turns[request])
+        figures = evaluations.cached(loaded, f"{label} on {request}", self.cfg.split, axes=FORGOTTEN)
+        return _named(figures.metrics, _ASKED)
 
     def _forget_answers(self, loaded: LoadedModel, request: str) -> Metrics:
         """Of the facts that a request trains on."""
-        facts = used_facts(self.turns[request], "forget", self.cfg.suite.max_examples)
-        return self._answers(loaded, facts, False)
+        return self._answers(loaded, used_facts(self.turns[request], "forget", self._limit()), False)
 
     def _retain_answers(self, loaded: LoadedModel) -> Metrics:
         """Of the held-out retain facts, or where there are none of those that are trained on."""
-        limit = self.cfg.suite.max_examples
-        facts = heldout_facts(self.corpus, "retain", Split.TEST, limit) or used_facts(
-            self.corpus, "retain", limit
-        )
+        limit = self._limit()
+        facts = heldout_facts(self.corpus, "retain", self.cfg.split, limit)
+        facts = facts or used_facts(self.corpus, "retain", limit)
         return self._answers(loaded, facts, True)
 
     def _answers(self, loaded: LoadedModel, facts: Sequence[Any], up: bool) -> Metrics:
-        questions = ask(facts, Split.TEST, loaded.renderer)
+        questions = ask(facts, self.cfg.split, loaded.renderer)
         return answer_metrics(loaded, questions, self.cfg.suite, higher_is_better=up, seed=self.cfg.seed)
+
+    def _limit(self) -> int | None:
+        """Facts of a role that are asked about at most, as in the suite."""
+        suite = self.cfg.suite
+        return suite.max_examples if self.cfg.split == Split.TEST else suite.val_max_examples  # type: ignore[no-any-return]
 
     def _begun(self) -> SequenceResults | None:
         """The record of the sequence that is resumed.

@@ -24,7 +24,11 @@ DOMAIN_NOTE = (
 
 
 def load(
-    preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa", alternates: int = 0, requests: int = 1
+    preset: str = "sandbox",
+    world_seed: int = 0,
+    rendering: str = "qa",
+    alternates: int = 0,
+    requests: int = 1,
 ) -> Corpus:
     """Draws a sandbox world, under a second.
 
