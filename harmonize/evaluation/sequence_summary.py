@@ -105,16 +105,16 @@ def summaries(record: SequenceResults) -> list[dict[str, Any]]:
             _of(came_back, curves),
             False,
             "mean over earlier requests of forget accuracy after the last request - after their own",
+            "",
             "ours",
-            "derived",
         ),
         _entry(
             "kept until asked",
             _of(kept_until_asked, curves),
             True,
             "mean over later requests of forget accuracy right before they were asked for",
+            "",
             "ours",
-            "derived",
         ),
     ]
 

@@ -158,6 +158,10 @@ def _fixed(value: float | None) -> str:
     )
 
 
+def _evidence(summary: Mapping[str, Any]) -> str:
+    return ": ".join(filter(None, (summary["evidence"], summary["source"])))
+
+
 def _name(summary: Mapping[str, Any]) -> str:
     return f"{summary['name']} {'↑' if summary['higher_is_better'] else '↓'}"
 
@@ -203,7 +207,7 @@ def print_sequence(record: SequenceResults, console: Console | None = None) -> N
     if record.summaries:
         table = Table("summary", "value", "evidence, source", box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for s in record.summaries:
-            table.add_row(_name(s), _fixed(s["value"]), f"{s['evidence']}: {s['source']}")
+            table.add_row(_name(s), _fixed(s["value"]), _evidence(s))
         console.print()
         console.print(table)
     for note in record.notes:
@@ -220,8 +224,7 @@ def to_markdown(record: SequenceResults) -> str:
         lines.append(_markdown_row(markdown(text) for text in (row.label, *(c.cell(row) for c in flat))))
     lines += ["", f"- {NOT_ASKED} n and intervals of every figure are in sequence.json."]
     lines += [
-        f"- {_name(s)} **{_fixed(s['value'])}**: `{s['formula']}`. {s['source']} ({s['evidence']})."
-        for s in record.summaries
+        f"- {_name(s)} **{_fixed(s['value'])}**: `{s['formula']}` ({_evidence(s)})." for s in record.summaries
     ]
     lines += [f"- Note: {markdown(note)}" for note in record.notes]
     return "\n".join(lines) + "\n"

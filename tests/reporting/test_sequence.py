@@ -110,7 +110,7 @@ def test_markdown_escapes_and_has_the_formulas() -> None:
     text = to_markdown(record(["a|b", "B"]))
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1, "every row has as many cells"
-    assert r"a\|b" in text and "`a | b_1`. arXiv 0000.00000 (paper)" in text and "- Note: a note" in text
+    assert r"a\|b" in text and "`a | b_1` (paper: arXiv 0000.00000)" in text and "- Note: a note" in text
 
 
 @pytest.mark.parametrize("order", [list("AB"), [f"request {i}" for i in range(14)], ["_a", "$b$"]])
