@@ -218,7 +218,7 @@ class _Sequence:
         )
 
     def _data(self) -> str:
-        return content_hash(self.corpus.digest, [t.digest for t in self.turns.values()])
+        return content_hash(self.corpus.digest, [t.instructions for t in self.turns.values()])
 
     def _write(self) -> None:
         self.place.write_json(SEQUENCE, self.record.to_dict())
