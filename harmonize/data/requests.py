@@ -108,8 +108,10 @@ def deal(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
     at most. One request leaves the examples as they are.
 
     Raises:
-        DataError: No request, or more than there are forget subjects for training.
+        DataError: No number, no request, or more than there are forget subjects for training.
     """
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise DataError(f"dataset.requests={n}: expected a whole number. For example dataset.requests=3.")
     if n == 1:
         return list(examples)
     subjects = {split: _subjects(examples, split, seed) for split in _DEALT}

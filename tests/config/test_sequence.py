@@ -23,6 +23,8 @@ def problems(command: str, *overrides: str) -> list[str]:
     ("command", "overrides", "words"),
     [
         ("sequence", [], ["dataset=sandbox has one request ('request-0')", "dataset.requests=3"]),
+        ("sequence", ["dataset.requests=two"], ["dataset.requests=two", "a whole number"]),
+        ("sequence", ["dataset.requests=true"], ["a whole number"]),
         ("sequence", ["dataset.requests=99"], ["there are 12", "dataset.requests=3"]),
         (
             "sequence",
