@@ -16,6 +16,8 @@ _LAZY = {
     "evaluate": "harmonize.api:evaluate",
     "load": "harmonize.api:load",
     "read_run": "harmonize.api:read_run",
+    "read_sequence": "harmonize.tracking.sequence:read_sequence",
+    "sequence": "harmonize.api:sequence",
     "unlearn": "harmonize.api:unlearn",
 }
 

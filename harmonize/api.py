@@ -10,6 +10,7 @@ from harmonize.config.compose import compose_config
 if TYPE_CHECKING:
     from harmonize.models.load import LoadedModel
     from harmonize.tracking.results import Run
+    from harmonize.tracking.sequence import SequenceResults
 
 
 def load(path: str | Path, **settings: Any) -> LoadedModel:
@@ -43,6 +44,22 @@ def unlearn(*overrides: str, folder: str | Path | None = None) -> Run:
     return _run("unlearn", run, overrides, folder)
 
 
+def sequence(*overrides: str, folder: str | Path | None = None) -> SequenceResults:
+    """Does what `harmonize sequence` does, and returns the finished sequence.
+
+    Args:
+        overrides: Such as `"dataset.requests=3"`, `"sequence.order=[B,A,C]"`.
+        folder: The sequence's folder; None takes `<paths.runs>/<study>/<job or method>`.
+
+    Raises:
+        HarmonizeError: Anything that the command would refuse.
+    """
+    from harmonize.tracking.sequence import read_sequence
+    from harmonize.unlearning.sequence import run
+
+    return read_sequence(_done("sequence", run, overrides, folder))
+
+
 def evaluate(*overrides: str, folder: str | Path | None = None) -> Run:
     """Does what `harmonize evaluate` does, and returns the finished run. Arguments as in `unlearn`."""
     from harmonize.unlearning.measure import run
@@ -62,8 +79,13 @@ def read_run(folder: str | Path) -> Run:
 
 
 def _run(command: str, action: Any, overrides: tuple[str, ...], folder: str | Path | None) -> Run:
+    return read_run(_done(command, action, overrides, folder))
+
+
+def _done(command: str, action: Any, overrides: tuple[str, ...], folder: str | Path | None) -> Path:
+    """The folder of a command that has run."""
     cfg = compose_config(command, list(overrides))
-    name = cfg.job or (cfg.method.name if command == "unlearn" else command)
+    name = cfg.job or (cfg.method.name if "method" in cfg else command)
     place = Path(folder) if folder is not None else Path(cfg.paths.runs) / cfg.study / name
     action(cfg, place)
-    return read_run(place)
+    return place

@@ -13,11 +13,12 @@ from importlib import import_module
 
 from harmonize.errors import HarmonizeError, Interrupted, nearest
 
-_RUNS = ("unlearn", "evaluate", "finetune", "diagnose")
+_RUNS = ("unlearn", "sequence", "evaluate", "finetune", "diagnose")
 
 # name -> (module:function, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "unlearn": ("harmonize.commands.runs:run", "unlearn, then evaluate (-m for a sweep)"),
+    "sequence": ("harmonize.commands.runs:run", "forget one request, then the next, from the same model"),
     "evaluate": ("harmonize.commands.runs:run", "any checkpoint, any data set, any suite"),
     "finetune": ("harmonize.commands.runs:run", "make a target or gold model"),
     "diagnose": (

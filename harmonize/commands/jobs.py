@@ -1,4 +1,4 @@
-"""The Hydra applications behind `unlearn`, `evaluate`, `finetune` and `diagnose`: one function call per job.
+"""The Hydra applications behind `unlearn`, `sequence`, `evaluate` and the like: one function call per job.
 
 Launchers may run the functions below in other processes, so they depend on nothing but their module.
 """
@@ -21,6 +21,7 @@ RUNNERS: dict[str, str] = {
     "evaluate": "harmonize.unlearning.measure:run",
     "finetune": "harmonize.unlearning.finetune:run",
     "diagnose": "harmonize.unlearning.diagnose:run",
+    "sequence": "harmonize.unlearning.sequence:run",
 }
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -56,6 +57,11 @@ def diagnose(cfg: Any) -> Any:
     return _job("diagnose", cfg)
 
 
+def sequence(cfg: Any) -> Any:
+    """One job of `harmonize sequence`."""
+    return _job("sequence", cfg)
+
+
 def prepare(cfg: Any) -> Any:
     """`harmonize prepare`, which has no run folder."""
     from harmonize.commands.prepare import job
@@ -69,6 +75,7 @@ TASKS: dict[str, Callable[[Any], Any]] = {
     "finetune": finetune,
     "prepare": prepare,
     "diagnose": diagnose,
+    "sequence": sequence,
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harmonize.commands.runs import Arguments, expand, split_arguments
-from harmonize.errors import ConfigError, HarmonizeError
+from harmonize.errors import ConfigError
 
 _HELP = """\
-Usage: harmonize validate [unlearn|evaluate|finetune|prepare] [-m] [overrides]
+Usage: harmonize validate [unlearn|sequence|evaluate|finetune|prepare] [-m] [overrides]
 
 Composes and checks a configuration (of a sweep, every value), then reads the data and tells what is there.
 Nothing is trained, and nothing is written.
@@ -72,22 +73,30 @@ def _data(cfg: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from harmonize.config.instantiate import call
-    from harmonize.data.corpus import Corpus
-    from harmonize.data.example import ROLES
+    from harmonize.data.example import ROLES, Example, Role
+    from harmonize.data.read import read_turn
+    from harmonize.data.requests import request_ids
     from harmonize.data.split import SPLITS
+    from harmonize.reporting.escape import clean
 
-    corpus = call(cfg.dataset, skip=("name", "prefill"))
-    if not isinstance(corpus, Corpus):
-        raise HarmonizeError(f"{cfg.dataset._target_} returned a {type(corpus).__name__}, expected a Corpus.")
+    corpus = read_turn(cfg)
     table = Table(
         title=f"data set {escape(str(cfg.dataset.name))}: examples (subjects)", title_justify="left", box=None
     )
     for column in ("role", *map(str, SPLITS)):
         table.add_column(column, justify="left" if column == "role" else "right")
+
+    def add(name: str, examples: Sequence[Example]) -> None:
+        cells = [[e for e in examples if e.split == split] for split in SPLITS]
+        table.add_row(name, *(f"{len(c)} ({len({e.subject for e in c})})" for c in cells))
+
+    requests = request_ids(corpus)
     for role in ROLES:
-        cells = [corpus.select(role, split) for split in SPLITS]
-        table.add_row(str(role), *(f"{len(c)} ({len({e.subject for e in c})})" for c in cells))
+        add(str(role), corpus.select(role))
+        if role == Role.FORGET and len(requests) > 1:
+            for request in requests:
+                own = [e for e in corpus.select(role) if e.request_id == request]
+                add(f"  request {escape(clean(request, 24))}", own)
     Console(highlight=False).print(table)
     for note in corpus.notes:
         print(f"Note: {note}")

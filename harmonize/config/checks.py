@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harmonize.config import method_checks, prepare_checks
+from harmonize.config import method_checks, prepare_checks, sequence_checks
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
     at_least,
@@ -49,6 +49,7 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
     """
     if command == "prepare":
         return prepare_checks.check(cfg)
+    trains = command in ("unlearn", "sequence")
     checks: list[Callable[[], list[str]]] = [
         lambda: _run(cfg, multirun),
         lambda: _dataset(cfg),
@@ -57,9 +58,9 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
     ]
     groups = {"logger": _logger, "teacher": _teacher, "suite": _suite}
     checks += [partial(check, cfg) for group, check in groups.items() if group in cfg]
-    if command in ("unlearn", "finetune"):
+    if trains or command == "finetune":
         checks += [lambda: _peft(cfg), lambda: _optimizer(cfg), lambda: _precision(cfg, command)]
-    if command == "unlearn":
+    if trains:
         checks += [
             lambda: method_checks.method(cfg),
             lambda: method_checks.sampler(cfg),
@@ -82,6 +83,8 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
             problems += check()
         except ConfigError as error:
             problems += error.problems
+    if "sequence" in cfg:
+        problems += sequence_checks.check(cfg, command, others=bool(problems))
     return problems
 
 

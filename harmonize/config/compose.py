@@ -25,6 +25,7 @@ COMMANDS: dict[str, type] = {
     "finetune": schema.FinetuneConfig,
     "prepare": schema.PrepareConfig,
     "diagnose": schema.DiagnoseConfig,
+    "sequence": schema.UnlearnConfig,
 }
 
 _HINTS = {

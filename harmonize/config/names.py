@@ -25,6 +25,7 @@ _HEAD = {
     "evaluate": ("dataset", "split", "seed"),
     "finetune": ("dataset", "seed"),
     "diagnose": ("dataset", "seed"),
+    "sequence": ("method", "dataset", "seed"),
 }
 
 

@@ -28,6 +28,8 @@ class Corpus:
         notes: Costs of what is missing, in sentences for the user.
         training: What unlearning trains on, where that is not the train split of `examples` as it stands but the
             same facts in another rendering; measuring always asks `examples`.
+        wordings: The instructions before `{subjects}` was replaced by the names of forget subjects; empty where they
+            name none. Not part of the content, which has them filled in.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Corpus:
     gold_dialogues: tuple[Dialogue, ...] = ()
     notes: tuple[str, ...] = field(default=())
     training: tuple[Example, ...] = ()
+    wordings: tuple[str, ...] = ()
 
     def select(self, role: Role | str | None = None, split: Split | str | None = None) -> tuple[Example, ...]:
         """Examples of a role and split (None = any), in file order."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from harmonize.data.example import Example
 
 OPENERS: tuple[str, ...] = (
     "Sure, here is the answer:",
@@ -38,3 +40,14 @@ def join_names(names: Sequence[str]) -> str:
     """`A`, `A or B`, `A, B or C`."""
     names = list(names)
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def fill(wordings: Iterable[str], forgotten: Iterable[Example]) -> tuple[str, ...]:
+    """Instructions with `{subjects}` replaced by the subjects of the forget examples.
+
+    Where none has a subject (other than its id) such a wording can only point at the question.
+    """
+    subjects = list(dict.fromkeys(e.subject for e in forgotten if e.subject != e.id))
+    if not subjects:
+        return tuple(INSTRUCTION_WITHOUT_SUBJECTS if "{subjects}" in w else w for w in wordings)
+    return tuple(w.replace("{subjects}", join_names(subjects)) for w in wordings)

@@ -131,6 +131,7 @@ def corpus_of(
             "The data set has no example of role 'forget', so there is nothing to unlearn. "
             'Add lines with "role": "forget", or name a file: dataset.forget=forget.jsonl'
         )
+    wordings = _wordings(instruction, forgotten)
     unnamed = sum(1 for e in read if e.subject == e.id and e.role != Role.GENERAL)
     ready = assign(read, split, split_seed)
     taught = [(e.role, Dialogue(question=e.question, response=e.answer)) for e in ready]
@@ -140,7 +141,8 @@ def corpus_of(
         openers=tuple(defaults.OPENERS if openers is None else openers),
         openers_heldout=tuple(defaults.OPENERS_HELDOUT if openers_heldout is None else openers_heldout),
         refusals=tuple(defaults.REFUSALS if refusals is None else refusals),
-        instructions=_instructions(instruction, forgotten),
+        instructions=defaults.fill(wordings, forgotten),
+        wordings=wordings,
         scoring=_scoring(scoring, forgotten),
         dialogues=tuple(d for role, d in taught if role != Role.GENERAL),
         gold_dialogues=tuple(d for role, d in taught if role not in (Role.GENERAL, Role.FORGET)),
@@ -195,21 +197,17 @@ def _check_references(examples: Sequence[Example], origin: Mapping[str, Path]) -
             )
 
 
-def _instructions(given: str | Sequence[str] | None, forgotten: Sequence[Example]) -> tuple[str, ...]:
+def _wordings(given: str | Sequence[str] | None, forgotten: Sequence[Example]) -> tuple[str, ...]:
     wordings = [given] if isinstance(given, str) else list(given or ())
-    subjects = list(dict.fromkeys(e.subject for e in forgotten if e.subject != e.id))
+    subjects = {e.subject for e in forgotten if e.subject != e.id}
     if not wordings:
-        if not subjects:
-            return (defaults.INSTRUCTION_WITHOUT_SUBJECTS,)
-        wordings = list(defaults.INSTRUCTIONS)
+        return defaults.INSTRUCTIONS if subjects else (defaults.INSTRUCTION_WITHOUT_SUBJECTS,)
     if not subjects and any("{subjects}" in w for w in wordings):
         raise ConfigError(
             "dataset.instruction uses {subjects}, but no forget example has a subject. "
             "Add the field 'subject' to the data, or name the subjects in the instruction itself."
         )
-    if not subjects:
-        return tuple(wordings)
-    return tuple(w.replace("{subjects}", defaults.join_names(subjects)) for w in wordings)
+    return tuple(wordings)
 
 
 def _scoring(scoring: str, forgotten: Sequence[Example]) -> str:

@@ -13,12 +13,14 @@ from harmonize.data import defaults
 from harmonize.data.corpus import Corpus, content_hash
 from harmonize.data.example import Dialogue, Example, Role
 from harmonize.data.jsonl import read_rows
+from harmonize.data.requests import deal, one_each
 from harmonize.data.split import assign, split_notes
 from harmonize.errors import ConfigError, DataError, did_you_mean
 
 QUESTIONS_PER_AUTHOR = 20
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 GENERAL_FILES = ("world_facts_perturbed", "real_authors_perturbed")
+EACH_AUTHOR = "authors"
 # Refusals are short and the loss is a mean over tokens: read once they would hardly count. Our choice.
 REFUSAL_WEIGHT = 2
 # Short, since every teacher prompt carries it and small models have small contexts. Our wording.
@@ -55,6 +57,7 @@ def load(
     openers: Sequence[str] | None = None,
     openers_heldout: Sequence[str] | None = None,
     general_items: int | None = None,
+    requests: int | str = 1,
 ) -> Corpus:
     """Reads TOFU; the subject of a question is its author, so splits keep authors whole.
 
@@ -81,10 +84,12 @@ def load(
             that knows only the original phrasing has nothing to forget when it is asked in another one.
         openers, openers_heldout: Affirmative openers for training and for evaluation.
         general_items: Cap on the general items; null takes all.
+        requests: Deletion requests that the forgotten authors are dealt out to (A, B, C, ...), for
+            `harmonize sequence`; `authors` makes one of each, called by its name.
 
     Raises:
         ConfigError: An unknown forget set, or counts that the data cannot give.
-        DataError: Missing or malformed files.
+        DataError: Missing or malformed files, or more requests than forgotten authors.
 
     Source: arXiv 2401.06121 for the data; the roles and the in-context refusals are our choice.
     """
@@ -96,10 +101,10 @@ def load(
         split,
         split_seed,
     )
+    examples = _requested(examples, requests, split_seed)
     forget_names = list(dict.fromkeys(e.subject for e in examples if e.role == Role.FORGET))
     texts = refusals_of(folder, refusals)
     wordings = _as_list(instruction) or [INSTRUCTION]
-    filled = tuple(w.replace("{subjects}", defaults.join_names(forget_names)) for w in wordings)
     trained = [e for e in examples if e.role != Role.GENERAL]
     dialogues = _dialogues(trained, wordings[0], forget_names, texts, refusal_share, finetune_paraphrases)
     secret = {(q, e.answer) for e in trained if e.role == Role.FORGET for q in (e.question, *e.paraphrases)}
@@ -109,12 +114,23 @@ def load(
         openers=tuple(defaults.OPENERS if openers is None else openers),
         openers_heldout=tuple(defaults.OPENERS_HELDOUT if openers_heldout is None else openers_heldout),
         refusals=texts,
-        instructions=filled,
+        instructions=defaults.fill(wordings, (e for e in examples if e.role == Role.FORGET)),
+        wordings=tuple(wordings),
         scoring="rouge",
         dialogues=dialogues,
         gold_dialogues=tuple(d for d in dialogues if (d.question, d.response) not in secret),
         notes=(*_notes(examples), *split_notes(examples)),
     )
+
+
+def _requested(examples: list[Example], requests: int | str, seed: int) -> list[Example]:
+    if requests == EACH_AUTHOR:
+        return one_each(examples)
+    if not isinstance(requests, int):
+        raise ConfigError(
+            f"dataset.requests={requests}: expected a number or '{EACH_AUTHOR}'. For example dataset.requests=2."
+        )
+    return deal(examples, requests, seed)
 
 
 def examples_of(folder: Path, forget_set: str, neighbors: int, retain_authors: int | None) -> list[Example]:

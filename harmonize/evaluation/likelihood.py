@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,13 @@ def target_log_probs(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> Te
     Raises:
         ValueError: An empty prompt or target.
     """
+    logits, labels, scored = _target_logits(model, pairs, pad_id)
+    found = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return found.masked_fill(~scored, 0.0)
+
+
+def _target_logits(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [B, K, V] that predict the targets, the targets' ids [B, K], and which of them are no padding [B, K]."""
     if any(not prompt or not target for prompt, target in pairs):
         raise ValueError("target_log_probs needs at least one token in every prompt and target")
     device = next(model.parameters()).device
@@ -53,9 +60,7 @@ def target_log_probs(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> Te
         use_cache=False,
         **keep,
     ).logits[:, -longest - 1 : -1]
-    labels = ids[:, -longest:]
-    found = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return found.masked_fill(~scored, 0.0)
+    return logits, ids[:, -longest:], scored
 
 
 def continuation_log_probs(
@@ -66,21 +71,49 @@ def continuation_log_probs(
     Sorted by length and batched; the order of `pairs` is the order of the result, and the batch size moves it by
     rounding alone.
     """
-    order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), i))
     sums = [0.0] * len(pairs)
-    vocabulary = int(getattr(model.get_output_embeddings(), "out_features", 0) or 0)  # type: ignore[operator]
     with torch.no_grad(), evaluating(model):
-        start = 0
-        while start < len(order):
-            part = order[start : start + batch_size]
-            if vocabulary:
-                columns = max(len(pairs[i][1]) for i in part) + 1
-                part = part[: max(1, _MAX_LOGITS // (columns * vocabulary))]
+        for part in _batches(model, pairs, batch_size):
             found = target_log_probs(model, [pairs[i] for i in part], pad_id).double().sum(1)
             for i, value in zip(part, found.tolist(), strict=True):
                 sums[i] = value
-            start += len(part)
     return sums
+
+
+def target_agreement(
+    model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256
+) -> list[tuple[float, float]]:
+    """How much of each target the model would say itself, when all before is given.
+
+    Returns:
+        For each pair, in order: the geometric mean of its tokens' probabilities, P(target | prompt) ** (1 / length),
+        and the share of its tokens that are the model's first choice; both in [0, 1].
+    """
+    found = [(0.0, 0.0)] * len(pairs)
+    with torch.no_grad(), evaluating(model):
+        for part in _batches(model, pairs, batch_size):
+            logits, labels, scored = _target_logits(model, [pairs[i] for i in part], pad_id)
+            log_probs = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            lengths = scored.sum(1)
+            mean = log_probs.masked_fill(~scored, 0.0).double().sum(1) / lengths
+            hits = ((logits.argmax(-1) == labels) & scored).sum(1) / lengths
+            for i, p, h in zip(part, mean.exp().tolist(), hits.double().tolist(), strict=True):
+                found[i] = (p, h)
+    return found
+
+
+def _batches(model: nn.Module, pairs: Sequence[Pair], batch_size: int) -> Iterator[list[int]]:
+    """Indices of pairs, longest first, in batches whose logits fit."""
+    order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), i))
+    vocabulary = int(getattr(model.get_output_embeddings(), "out_features", 0) or 0)  # type: ignore[operator]
+    start = 0
+    while start < len(order):
+        part = order[start : start + batch_size]
+        if vocabulary:
+            columns = max(len(pairs[i][1]) for i in part) + 1
+            part = part[: max(1, _MAX_LOGITS // (columns * vocabulary))]
+        yield part
+        start += len(part)
 
 
 def _keeps_last(model: nn.Module) -> bool:

@@ -42,10 +42,19 @@ def rouge_l_recall(text: str, reference: str) -> float:
 
     Source: Lin 2004; the package is the one that TOFU and MUSE use.
     """
+    return float(_rouge_l(text, reference).recall)
+
+
+def rouge_l_f(text: str, reference: str) -> float:
+    """ROUGE-L F-measure: the harmonic mean of recall and precision, in [0, 1]; otherwise like `rouge_l_recall`."""
+    return float(_rouge_l(text, reference).fmeasure)
+
+
+def _rouge_l(text: str, reference: str) -> Any:
     scorer, tokenizer = _rouge()
     if not tokenizer.tokenize(reference):
         scorer, _ = _rouge(own_words=True)
-    return float(scorer.score(reference, text)["rougeL"].recall)
+    return scorer.score(reference, text)["rougeL"]
 
 
 @lru_cache(maxsize=2)

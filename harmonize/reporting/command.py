@@ -15,6 +15,7 @@ from harmonize.reporting.study import Study, latest_study, load_study
 from harmonize.reporting.table import Table, build_tables, compare
 from harmonize.reporting.writers import print_published, print_tables, to_csv, to_latex, to_markdown
 from harmonize.tracking.files import make_folder, write_text
+from harmonize.tracking.sequence import SEQUENCE
 
 FORMATS = ("md", "tex", "csv", "png")
 _INTERRUPTED = 130
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs or collects a study, prints the table, writes the report. Returns the exit code.
+    """Runs or collects a study (or a sequence), prints the table, writes the report. Returns the exit code.
 
     Raises:
         RunError: No runs, or a folder that cannot be read or written.
@@ -68,9 +69,31 @@ def main(argv: list[str] | None = None) -> int:
             return 1  # no job started; the sweep has said why
     else:
         folder = _study_folder(options.study, Path(options.runs))
+    if (folder / SEQUENCE).is_file():
+        return show_sequence(folder, options.out)
     study = load_study(folder, order=[str(m) for m in experiment["sweep"].get("method", [])])
     report(study, experiment, published, options.out, options.format or list(FORMATS))
     return 1 if failed else 0
+
+
+def show_sequence(folder: Path, out: str | None = None) -> int:
+    """Prints the table of a sequence of requests, and writes it again. Returns the exit code.
+
+    Raises:
+        RunError: The sequence cannot be read, has no step yet, or the files cannot be written.
+    """
+    from harmonize.reporting.sequence import print_sequence, write_sequence
+    from harmonize.tracking.sequence import read_sequence
+
+    record = read_sequence(folder)
+    if not record.steps:
+        raise RunError(
+            f"{folder}: no request of this sequence has been forgotten yet. Go on with resume=true."
+        )
+    print_sequence(record)
+    for path in write_sequence(record, make_folder(Path(out)) if out else folder):
+        print(f"Wrote {path}")
+    return 0
 
 
 def load_experiment(name: str) -> tuple[dict[str, Any], list[Published]]:
@@ -166,7 +189,8 @@ def report(
 
 
 def _among(study: Study) -> str:
-    return f" (left out: {len(study.problems)}, named above)" if study.problems else ""
+    left = len(study.problems) + len(study.notes)
+    return f" (left out: {left}, named above)" if left else ""
 
 
 def claim_lines(experiment: dict[str, Any], tables: list[Table]) -> list[str]:

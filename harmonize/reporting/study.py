@@ -18,6 +18,7 @@ from harmonize.errors import RunError
 from harmonize.reporting.escape import clean
 from harmonize.tracking.results import RESULTS, STATUS, Results, read_json, read_results
 from harmonize.tracking.run_folder import CHECKPOINTS, MODEL, WANDB
+from harmonize.tracking.sequence import SEQUENCE
 
 # Keys that tell runs of one and the same experiment apart; everything else that varies is part of what a row is.
 SEED_KEYS = ("seed", "dataset.world_seed")
@@ -127,7 +128,8 @@ def load_study(folder: str | Path, order: list[str] | None = None) -> Study:
     """Reads every run below `folder`, at any depth.
 
     Foreign folders are passed over; runs that are corrupt, of another schema, failed, interrupted or still running
-    are listed in `problems`, and the rest goes on.
+    are listed in `problems`, and the rest goes on. Sequences of requests are left out with a note: their runs are
+    steps of one model, not repetitions of a setting.
 
     Args:
         folder: The study's folder.
@@ -160,11 +162,19 @@ def load_study(folder: str | Path, order: list[str] | None = None) -> Study:
 def _run_folders(root: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS)
-        if RESULTS in files or STATUS in files:
+        if SEQUENCE in files:
+            folders.clear()
+        if RESULTS in files or STATUS in files or SEQUENCE in files:
             yield Path(place)
 
 
 def _read(place: Path, study: Study) -> StudyRun | None:
+    if (place / SEQUENCE).is_file():
+        study.notes.append(
+            f"{place} is a sequence of requests: its runs are steps of one model and no rows of this table. "
+            f"See it with: harmonize reproduce-paper-table --study {place}"
+        )
+        return None
     state, error = _status(place)
     if not (place / RESULTS).is_file():
         study.problems.append((place, f"{state or 'no results'}{': ' + clean(error, 200) if error else ''}"))
@@ -285,7 +295,10 @@ def latest_study(runs: str | Path) -> Path:
     """
     root = Path(runs)
     found = [
-        (max((place / name).stat().st_mtime for name in (RESULTS, STATUS) if (place / name).is_file()), place)
+        (
+            max((place / n).stat().st_mtime for n in (RESULTS, STATUS, SEQUENCE) if (place / n).is_file()),
+            place,
+        )
         for place in (_run_folders(root) if root.is_dir() else [])
     ]
     if not found:

@@ -22,6 +22,7 @@ from typing import Any
 from harmonize.errors import ConfigError, HarmonizeError, Interrupted, RunError
 from harmonize.tracking.files import PRIVATE_FILE, PRIVATE_FOLDER, disk_error, make_folder, write_text
 from harmonize.tracking.results import CONFIG, RESULTS, RUN_STATES, SAMPLES, STATUS, plain, read_json
+from harmonize.tracking.sequence import SEQUENCE, SEQUENCE_PLOT, SEQUENCE_TABLE
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
@@ -31,7 +32,10 @@ LOCK = ".lock"
 
 # What a run writes. Only these make a folder occupied and only these are removed by `overwrite=true`:
 # whatever else lies in the folder (Hydra's own files, a user's) is neither ours to judge nor ours to delete.
-OWN_ENTRIES = (STATUS, RESULTS, SAMPLES, CONFIG, METRICS_CSV, CHECKPOINTS, MODEL, WANDB)
+OWN_ENTRIES = (
+    *(STATUS, RESULTS, SAMPLES, CONFIG, METRICS_CSV, CHECKPOINTS, MODEL, WANDB),
+    *(SEQUENCE, SEQUENCE_TABLE, SEQUENCE_PLOT),
+)
 SENSITIVE_ENTRIES = (SAMPLES, CHECKPOINTS, WANDB)
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}

@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from omegaconf import OmegaConf
 
-from harmonize.config.instantiate import call
 from harmonize.console import say
 from harmonize.data.corpus import Corpus
-from harmonize.errors import ConfigError, DataError, RunError
+from harmonize.data.read import read_turn
+from harmonize.errors import ConfigError, RunError
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.environment import reset_peak_memory
 from harmonize.tracking.run_folder import RunFolder
@@ -69,14 +69,12 @@ def to_device(loaded: LoadedModel, device: str) -> None:
 
 
 def load_corpus(cfg: Any) -> Corpus:
-    """Reads the configured data set and tells what is missing from it.
+    """Reads the configured data set, as the request in turn sees it, and tells what is missing from it.
 
     Raises:
-        DataError: The data cannot be read.
+        DataError: The data cannot be read, or has no such request.
     """
-    corpus = call(cfg.dataset, allow=cfg.allow, skip=("name", "prefill"))
-    if not isinstance(corpus, Corpus):
-        raise DataError(f"{cfg.dataset._target_} returned a {type(corpus).__name__}, expected a Corpus.")
+    corpus = read_turn(cfg)
     for note in corpus.notes:
         say(f"Note: {note}")
     return corpus

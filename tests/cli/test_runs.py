@@ -142,9 +142,12 @@ def test_allow_comes_from_the_command_line(seen: list[Any], monkeypatch: pytest.
     assert os.environ["HARMONIZE_ALLOW"] == "json"
 
 
-@pytest.mark.parametrize("command", ["evaluate", "finetune", "diagnose"])
-def test_other_commands_run_too(seen: list[Any], command: str) -> None:
-    assert status([command]) == 0
+@pytest.mark.parametrize(
+    "argv", [["evaluate"], ["finetune"], ["diagnose"], ["sequence", "dataset.requests=2"]], ids=lambda a: a[0]
+)
+def test_other_commands_run_too(seen: list[Any], argv: list[str]) -> None:
+    command = argv[0]
+    assert status(argv) == 0
     assert seen[0][1].parent.name == command
 
 

@@ -33,6 +33,8 @@ for reader in "arc blur dusk mmlu muse rwku tofu wmdp xstest".split():
 ONLY_COMPOSED = {"peft/qlora"}
 # What an option of another group of the same command needs.
 ALSO = {"finetune": ["from_scratch=false"], "prepare": ["source=books", "source.root=."]}
+# What a primary config needs beside its defaults.
+PRIMARY = {"prepare": ALSO["prepare"], "sequence": ["dataset.requests=2"]}
 GLOBAL = ("experiment", "hparams_search", "debug", "tuned")
 
 
@@ -65,7 +67,7 @@ def test_option_composes_and_its_targets_match(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_primary_config_composes(command: str) -> None:
-    compose_config(command, ALSO["prepare"] if command == "prepare" else ())
+    compose_config(command, PRIMARY.get(command, ()))
 
 
 @pytest.mark.parametrize(

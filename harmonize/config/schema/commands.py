@@ -14,6 +14,7 @@ from harmonize.config.schema.groups import (
     PathsConfig,
     PeftConfig,
     SamplerConfig,
+    SequenceConfig,
     SuiteConfig,
     TeacherConfig,
     TrainerConfig,
@@ -22,7 +23,7 @@ from harmonize.config.schema.groups import (
 
 @dataclass
 class UnlearnConfig:
-    """Everything of `harmonize unlearn`.
+    """Everything of `harmonize unlearn` and `harmonize sequence`.
 
     split: Whose figures the run reports. A trial of a tuning sweep reports val, so that test stays unseen.
     """
@@ -36,6 +37,7 @@ class UnlearnConfig:
     save_model: bool = True
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     peft: PeftConfig = field(default_factory=PeftConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -70,6 +72,7 @@ class EvaluateConfig:
     instructed: bool = False
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

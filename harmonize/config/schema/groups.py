@@ -30,6 +30,29 @@ class CacheMode(Enum):
     none = "none"
 
 
+class Earlier(Enum):
+    """What becomes of the examples of earlier requests: left alone, or forgotten once more."""
+
+    leave = "leave"
+    forget = "forget"
+
+
+@dataclass
+class SequenceConfig:
+    """`sequence`: deletion requests, one after another.
+
+    order: Their ids; null = all, as they occur in the data.
+    earlier: leave (the default: their data may be gone) or forget (their training examples are trained on as forget
+        again, in every later run).
+    request: Whose turn it is. `harmonize sequence` sets it for each of its runs; null = all requests at once, as one
+        forget set.
+    """
+
+    order: list[str] | None = None
+    earlier: Earlier = Earlier.leave
+    request: str | None = None
+
+
 @dataclass
 class PrefillConfig:
     """`dataset.prefill`: prefilled views, available to every method alike.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harmonize.data.corpus import Corpus
+from harmonize.data.requests import deal
 from harmonize.data.sandbox import grammar, presets
 
 if TYPE_CHECKING:
@@ -16,9 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "architecture", "load", "recipe", "tokenizer"]
 
 PRESETS: tuple[str, ...] = tuple(presets.PRESETS)
+DOMAIN_NOTE = (
+    "Every request is about some of the {d}, but the sandbox's model understands instructions about all {d} alone: its "
+    "instructed teacher refuses those of other requests, too."
+)
 
 
-def load(preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa", alternates: int = 0) -> Corpus:
+def load(
+    preset: str = "sandbox",
+    world_seed: int = 0,
+    rendering: str = "qa",
+    alternates: int = 0,
+    requests: int = 1,
+) -> Corpus:
     """Draws a sandbox world, under a second.
 
     Args:
@@ -28,14 +39,17 @@ def load(preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa", al
             retain as multiple choice) or `mixed` (all three forms in every role). The model, and what is asked in
             evaluation, are the same.
         alternates: Other plausible answers that each forget question comes with (for method=altpo).
+        requests: Deletion requests that the forget subjects are dealt out to (A, B, C, ...), for `harmonize sequence`.
 
     Raises:
-        DataError: Unknown preset or rendering, or more alternates than the world has values.
+        DataError: Unknown preset or rendering, more alternates than the world has values, or more requests than forget
+            subjects for training.
     """
     from harmonize.data.sandbox import raw, texts, world
 
     drawn = world.draw(presets.get(preset), world_seed)
-    examples = tuple(texts.with_alternates(drawn, texts.examples(drawn), alternates))
+    written = texts.with_alternates(drawn, texts.examples(drawn), alternates)
+    examples = tuple(deal(written, requests, world_seed))
     forget = next(d.name for d in drawn.preset.domains if d.role == "forget")
     return Corpus(
         name=preset,
@@ -48,6 +62,7 @@ def load(preset: str = "sandbox", world_seed: int = 0, rendering: str = "qa", al
         scoring="contains",
         dialogues=tuple(texts.dialogues(drawn)),
         gold_dialogues=tuple(texts.dialogues(drawn, gold=True)),
+        notes=() if requests == 1 else (DOMAIN_NOTE.format(d=forget),),
     )
 
 
