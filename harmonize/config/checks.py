@@ -65,6 +65,7 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
             lambda: method_checks.sampler(cfg),
             lambda: method_checks.stored_lists(cfg),
             lambda: _seams(cfg),
+            lambda: _statistics(cfg),
         ]
     if command == "diagnose":
         checks += [
@@ -272,6 +273,17 @@ def _teacher(cfg: Any) -> list[str]:
         )
     problems += share("teacher.leak_limit", t.leak_limit)
     return problems + share("teacher.overrefusal_limit", t.overrefusal_limit)
+
+
+def _statistics(cfg: Any) -> list[str]:
+    problems = at_least("statistics.batch_size", cfg.statistics.batch_size, 1)
+    path = cfg.statistics.path
+    if path is not None and not Path(path).expanduser().is_dir():
+        problems.append(
+            f"statistics.path={path}: there is no such folder. Name one of those that `harmonize ls caches` shows, or "
+            "leave it out: statistics.path=null."
+        )
+    return problems
 
 
 def _draws(cfg: Any) -> list[str]:

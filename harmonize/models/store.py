@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,18 @@ class CorruptFolder(Exception):
     """A folder that is incomplete or not what was written."""
 
 
-def write_folder(folder: Path, key: str, fill: Callable[[Path], None]) -> None:
+def write_folder(
+    folder: Path, key: str, fill: Callable[[Path], None], about: Mapping[str, Any] | None = None
+) -> None:
     """Writes a folder through `fill(temporary folder)`, which saves the arrays, then renames it into place.
 
     If another process was first, its folder stays.
+
+    Args:
+        folder: Where it shall lie.
+        key: Content key, checked when it is read.
+        fill: Saves `.npy` files.
+        about: What the folder holds, in words that a reader of the header alone can use (JSON).
 
     Raises:
         RunError: The disk is full or the place is not writable.
@@ -44,7 +53,9 @@ def write_folder(folder: Path, key: str, fill: Callable[[Path], None]) -> None:
             for path in sorted(work.glob("*.npy")):
                 path.chmod(0o600)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _file_hash(path)}
-            header = {"key": key, "files": files}
+            header: dict[str, Any] = {"key": key, "files": files}
+            if about is not None:
+                header["about"] = dict(about)
             header["check"] = content_hash(header)
             target = work / "header.json"
             target.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
@@ -54,8 +65,8 @@ def write_folder(folder: Path, key: str, fill: Callable[[Path], None]) -> None:
                 _rename(work, folder)
     except OSError as error:
         raise RunError(
-            f"The teacher cache {folder} cannot be written: {error.strerror or error}. Free some space or set "
-            "paths.cache_dir=/another/folder; teacher.cache=none works without a cache."
+            f"The cache {folder} cannot be written: {error.strerror or error}. Free some space or set "
+            "paths.cache_dir=/another/folder; of a teacher or reference, teacher.cache=none keeps no cache."
         ) from error
 
 
@@ -74,10 +85,9 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     try:
-        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
-        check = header.pop("check")
-        if check != content_hash(header) or header["key"] != key:
-            raise CorruptFolder("header.json does not match its checksum")
+        header = _header(folder)
+        if header["key"] != key:
+            raise CorruptFolder("header.json is of another key")
         for name, facts in header["files"].items():
             path = folder / name
             if path.stat().st_size != facts["bytes"]:
@@ -95,6 +105,28 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFolder(str(error)) from error
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a folder, verified, without its arrays: `key`, `files`, and `about` where it was given.
+
+    Raises:
+        FileNotFoundError: No folder of arrays.
+        CorruptFolder: The header is altered.
+    """
+    try:
+        return _header(folder)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFolder(str(error)) from error
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    if header.pop("check") != content_hash(header):
+        raise CorruptFolder("header.json does not match its checksum")
+    return header
 
 
 def remove_folder(folder: Path) -> None:

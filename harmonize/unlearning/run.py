@@ -163,7 +163,16 @@ class _Run:
         reference = build_reference_for(cfg, corpus, loaded, start_digest, self.terms, factory)
         if reference is not None and reference.path is not None:
             self.place.record_sensitive(reference.path)
-        return Parts(loaded, corpus, self.terms, factory, sampler, teacher, reference)
+        return Parts(
+            loaded,
+            corpus,
+            self.terms,
+            factory,
+            sampler,
+            teacher,
+            reference,
+            self.place.record_sensitive,
+        )
 
     def _train(self, parts: Parts, target_val: Figures, log: Any) -> dict[str, Any]:
         """Trains, goes back to the best state, and says what was chosen."""

@@ -14,6 +14,7 @@ from harmonize.config.schema.groups import (
     PathsConfig,
     PeftConfig,
     SamplerConfig,
+    StatisticsConfig,
     SuiteConfig,
     TeacherConfig,
     TrainerConfig,
@@ -44,6 +45,7 @@ class UnlearnConfig:
     gradient: dict[str, Any] = field(default_factory=dict)
     controller: dict[str, Any] = field(default_factory=dict)
     weighter: dict[str, Any] = field(default_factory=dict)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

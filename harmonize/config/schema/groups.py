@@ -183,6 +183,19 @@ class TeacherConfig:
 
 
 @dataclass
+class StatisticsConfig:
+    """`statistics`: what is measured of the start model over the data (Fisher, mean gradient, covariance), and kept.
+
+    path: A folder of statistics made elsewhere (`<cache_dir>/statistics`, or one of those in it), looked at first; of
+        another model it is refused.
+    batch_size: Rows of one forward pass.
+    """
+
+    path: str | None = None
+    batch_size: int = 64
+
+
+@dataclass
 class SamplerConfig(dict[str, Any]):
     """`sampler`: how many rows of each role make one optimizer step (`rows`), and the sampler's `_target_`."""
 
