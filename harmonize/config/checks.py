@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harmonize.config import method_checks, prepare_checks
+from harmonize.config import edit_checks, method_checks, prepare_checks
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
     at_least,
@@ -65,7 +65,9 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
             lambda: method_checks.sampler(cfg),
             lambda: method_checks.stored_lists(cfg),
             lambda: _seams(cfg),
-            lambda: _statistics(cfg),
+            lambda: edit_checks.statistics(cfg),
+            lambda: edit_checks.edit(cfg),
+            lambda: edit_checks.repair(cfg),
         ]
     if command == "diagnose":
         checks += [
@@ -275,19 +277,14 @@ def _teacher(cfg: Any) -> list[str]:
     return problems + share("teacher.overrefusal_limit", t.overrefusal_limit)
 
 
-def _statistics(cfg: Any) -> list[str]:
-    problems = at_least("statistics.batch_size", cfg.statistics.batch_size, 1)
-    path = cfg.statistics.path
-    if path is not None and not Path(path).expanduser().is_dir():
-        problems.append(
-            f"statistics.path={path}: there is no such folder. Name one of those that `harmonize ls caches` shows, or "
-            "leave it out: statistics.path=null."
-        )
-    return problems
-
-
 def _draws(cfg: Any) -> list[str]:
     problems = at_least("rows", cfg.rows, 2) + at_least("draws", cfg.draws, 1)
+    if cfg.loss.value == "method" and not any(
+        v is not None for v in to_plain(cfg.method.objectives).values()
+    ):
+        problems.append(
+            f"loss=method: method={cfg.method.name} trains nothing, so it has no loss. Use loss=nll."
+        )
     return (
         problems
         + at_least("batch_rows", cfg.batch_rows, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harmonize.config.edit_checks import acts
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
     TRAINED_ROLES,
@@ -20,6 +21,9 @@ from harmonize.errors import ConfigError
 
 RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal", "alternate", "random")
 
+# Groups whose choice may be all that a method does.
+STAND_ALONE: tuple[str, ...] = ("edit",)
+
 # Keys of an objective's entry that are not parameters of its function.
 OBJECTIVE_KEYS: tuple[str, ...] = ("weight", "roles")
 
@@ -32,7 +36,7 @@ def method(cfg: Any) -> list[str]:
     for role, value in response.items():
         problems += _sources(f"method.response.{role}", value)
     objectives = {k: v for k, v in to_plain(cfg.method.objectives).items() if v is not None}
-    if not objectives:
+    if not objectives and not any(acts(cfg, group) for group in STAND_ALONE):
         problems.append(
             "method.objectives is empty, so nothing would be trained. Choose a method: method=bidirectional."
         )
@@ -104,7 +108,9 @@ def _responses_suit(at: str, role: str, inputs: Iterable[str], response: Mapping
 
 
 def sampler(cfg: Any) -> list[str]:
-    """Rows of a step, against the roles that the method answers."""
+    """Rows of a step, against the roles that the method answers; a method that trains nothing draws none."""
+    if not any(v is not None for v in to_plain(cfg.method.objectives).values()):
+        return []
     rows = to_plain(cfg.sampler.rows)
     response = to_plain(cfg.method.response)
     problems = known_roles("sampler.rows", rows)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.data.example import ROLES
 from harmonize.errors import ConfigError, did_you_mean
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 TRAINED_ROLES: tuple[str, ...] = tuple(str(r) for r in ROLES if r != "general")
 
@@ -91,6 +93,16 @@ def component(at: str, cfg: Any, node: Mapping[str, Any], extra: Iterable[str] =
 
         problems += one_of(f"{at}.evidence", node["evidence"], tuple(e.name for e in Evidence))
     return problems
+
+
+def checked(problems: Callable[[Any], list[str]]) -> Callable[[F], F]:
+    """Gives a function its `problems(cfg)`: what is wrong with a configuration that chooses it."""
+
+    def mark(function: F) -> F:
+        function.problems = problems  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 def own_problems(at: str, cfg: Any) -> list[str]:

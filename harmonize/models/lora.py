@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from harmonize.errors import ModelError, did_you_mean
 
@@ -118,6 +119,49 @@ def adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if hasattr(module, "base_layer") and hasattr(module, "get_delta_weight"):
             yield name, module
+
+
+def merged_weight(layer: Any) -> Tensor:
+    """A layer's matrix with its active adapters added, summed in fp32, in the matrix's dtype.
+
+    Raises:
+        ModelError: Quantized weights, or an adapter that is more than an added matrix (such as DoRA).
+    """
+    weight: Tensor = layer.base_layer.weight
+    if not weight.is_floating_point():
+        raise ModelError(
+            "An adapter on 4-bit weights cannot be merged exactly. Export it alone with peft.merge=false, and "
+            "merge it into the base model loaded in full precision."
+        )
+    if any(getattr(layer, "use_dora", {}).values()) or getattr(layer, "lora_variant", None):
+        raise ModelError(
+            "Only plain LoRA can be merged on export. Set peft.merge=false to export the adapter alone."
+        )
+    total = weight.detach().float()
+    for adapter in layer.active_adapters:
+        if adapter in layer.scaling:
+            total = total + layer.get_delta_weight(adapter).float()
+    return total.to(weight.dtype)
+
+
+@torch.no_grad()
+def merge_in_place(model: nn.Module) -> nn.Module:
+    """The plain model with its adapters added to the matrices they touch, one matrix at a time; the wrapper is gone.
+
+    A model without adapters is returned as it is.
+
+    Raises:
+        ModelError: As in `merged_weight`.
+    """
+    if not has_adapters(model):
+        return model
+    for _, layer in adapter_layers(model):
+        layer.base_layer.weight.copy_(merged_weight(layer))
+    plain_model: nn.Module = model.unload()  # type: ignore[operator]
+    for parameter in plain_model.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    return plain_model
 
 
 _HEAD_REFUSED = (

@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from harmonize.data.corpus import content_hash
 from harmonize.errors import RunError
 
 RAM_BYTES = 512 << 20  # arrays up to this size together are read into memory
 _BLOCK = 1 << 22
+_BFLOAT16 = "@bfloat16"
 
 
 class CorruptFolder(Exception):
@@ -73,6 +76,25 @@ def write_folder(
 def open_array(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """A new array of a folder that is being written, mapped so that it may exceed the memory."""
     return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
+
+def save_tensor(folder: Path, name: str, value: Tensor) -> None:
+    """Saves a tensor into a folder that is being written; bfloat16, which numpy does not have, as its bits."""
+    kept = value.detach().cpu().contiguous()
+    if kept.dtype == torch.bfloat16:
+        name, kept = f"{name}{_BFLOAT16}", kept.view(torch.int16)
+    np.save(folder / f"{name}.npy", kept.numpy())
+
+
+def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """What `save_tensor` saved, from the arrays of a folder."""
+    found = {}
+    for name, array in arrays.items():
+        value = torch.from_numpy(np.asarray(array))
+        found[name.removesuffix(_BFLOAT16)] = (
+            value.view(torch.bfloat16) if name.endswith(_BFLOAT16) else value
+        )
+    return found
 
 
 def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:

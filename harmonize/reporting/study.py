@@ -35,6 +35,7 @@ IGNORED = (
     "method.variants",
     "model.device",
     "suite.batch_size",
+    "statistics",
     "teacher.batch_size",
     "trainer.accelerator",
     "trainer.devices",

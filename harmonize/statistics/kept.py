@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from harmonize.console import counted, warn
 from harmonize.data.batch import Row
@@ -18,13 +13,19 @@ from harmonize.errors import DataError, ModelError, RunError, did_you_mean
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel, tensors_digest
 from harmonize.models.lora import has_adapters
-from harmonize.models.store import CorruptFolder, read_folder, read_header, write_folder
+from harmonize.models.store import (
+    CorruptFolder,
+    read_folder,
+    read_header,
+    save_tensor,
+    tensors_of,
+    write_folder,
+)
 from harmonize.models.teacher import model_numerics, read_arrays
-from harmonize.statistics.passes import KINDS, Statistic, fit_stats, trained_parameters
+from harmonize.statistics.passes import KINDS, Statistic, fit_stats, settings_of, trained_parameters
 
 FORMAT = "statistics-1"  # part of the key
 FOLDER = "statistics"
-_BATCHING = ("batch_size", "progress")  # settings of a pass that move results by rounding alone
 
 
 class Statistics:
@@ -113,7 +114,7 @@ class Statistics:
                     **chosen,
                 )
             for name, value in taken.items():
-                np.save(work / f"{name}.npy", value.cpu().numpy())
+                save_tensor(work, name, value)
 
         arrays = read_arrays(folder, key)
         if arrays is None:
@@ -122,7 +123,7 @@ class Statistics:
         if arrays is None:
             raise RunError(f"The cache {folder} was damaged while it was being written. Start the run again.")
         self._record(folder)
-        return _tensors(arrays)
+        return tensors_of(arrays)
 
     def _from_elsewhere(self, about: Mapping[str, Any]) -> Statistic | None:
         """A statistic of the folder that was given, if it has this one."""
@@ -133,7 +134,7 @@ class Statistics:
                 except (FileNotFoundError, CorruptFolder) as error:
                     raise RunError(f"The statistic {path} is damaged ({error}). Copy it again.") from error
                 self._record(path)
-                return _tensors(arrays)
+                return tensors_of(arrays)
         if self._given:
             warn(
                 f"statistics.path has no {about['kind']} of {'+'.join(about['roles'])} over these rows with these "
@@ -164,11 +165,7 @@ def _settings(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a pass, defaults filled in, so that spelling one out makes no new key."""
     if kind not in KINDS:
         raise ModelError(f"'{kind}' is no statistic. {did_you_mean(kind, KINDS)}")
-    known = {
-        p.name: p.default
-        for p in inspect.signature(KINDS[kind]).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in _BATCHING
-    }
+    known = settings_of(kind)
     for name in given:
         if name not in known:
             raise ModelError(f"'{name}' is no setting of the statistic {kind}. {did_you_mean(name, known)}")
@@ -205,7 +202,3 @@ def _headers(root: Path) -> dict[Path, dict[str, Any]]:
             "<cache_dir>/statistics, or one of those in it."
         )
     return found
-
-
-def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}

@@ -7,6 +7,7 @@ or not. Nothing but the answer positions is ever measured.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,6 +23,7 @@ from harmonize.models.products import full_precision
 
 Statistic = dict[str, Tensor]
 COUNT = "count"  # beside the matrices of a covariance: positions behind them
+_BATCHING = ("batch_size", "progress")  # settings of a pass that move results by rounding alone
 _WRAPPED = ("base_model.model.", ".base_layer")
 _LINEAR = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
 
@@ -176,6 +178,12 @@ def fit_stats(
     if kind not in KINDS:
         raise ModelError(f"'{kind}' is no statistic. {did_you_mean(kind, KINDS)}")
     return KINDS[kind](model, head, rows, pad_id, **settings)
+
+
+def settings_of(kind: str) -> dict[str, Any]:
+    """Settings of a pass that change what it measures, with their defaults."""
+    parameters = inspect.signature(KINDS[kind]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _BATCHING}
 
 
 def gradient_of(

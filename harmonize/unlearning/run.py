@@ -27,6 +27,7 @@ from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.callbacks import restore
 from harmonize.unlearning.figures import Evaluations, Figures
+from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.setup import (
@@ -93,6 +94,7 @@ class _Run:
         self.cpu: dict[str, float] = {}
         self.warnings: list[str] = []
         self.notes: list[str] = []
+        self.finished: dict[str, Any] = {}
         self.began = time.perf_counter()
         self.began_cpu = time.process_time()
 
@@ -103,20 +105,26 @@ class _Run:
         self.corpus = corpus = load_corpus(cfg)
         roles = list(cfg.method.response)
         _check_roles(cfg, corpus, roles)
-        sampler = build_sampler(cfg, corpus, roles)  # data that it cannot use stop the run here
-        check_responses(corpus, cfg.method.response)
         self.terms = build_terms(cfg.method.objectives, cfg.allow)
+        # data that it cannot use stop the run here
+        sampler = build_sampler(cfg, corpus, roles) if self.terms else None
+        check_responses(corpus, cfg.method.response)
         self.evaluations = Evaluations(cfg, corpus)
         with self._timed("load"):
             # adapters come later: the references are figures of the model as it is
             loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
             start_digest = loaded.digest
             named_blocks(loaded.model, self.terms)  # a layer that does not exist stops the run here
+            finish = build_finish(cfg, corpus, loaded, bool(self.terms), self.place.record_sensitive)
         with self._timed("references"):
             beside = self._beside(loaded)
+        if finish is not None:
+            with self._timed("statistics"):
+                finish.prepare()
         # adapters start from the seed, whether or not a sandbox model was made on the way here
         torch.manual_seed(cfg.seed)
-        loaded.model = apply_peft(loaded.model, cfg.peft)
+        if self.terms:
+            loaded.model = apply_peft(loaded.model, cfg.peft)
         with self._timed("teacher"):
             parts = self._parts(loaded, start_digest, sampler)
         self.config = plain_config(cfg)
@@ -125,6 +133,9 @@ class _Run:
         try:
             with self._timed("train"):
                 selection = self._train(parts, beside.target_val, tracker.log)
+            if finish is not None:
+                with self._timed("finish"):
+                    self.finished = finish()
             with self._timed("evaluate"):
                 report = self.evaluations.run(loaded, self.cfg.split, axes=self._axes)
             report.write_samples(self.place.samples)
@@ -176,6 +187,8 @@ class _Run:
 
     def _train(self, parts: Parts, target_val: Figures, log: Any) -> dict[str, Any]:
         """Trains, goes back to the best state, and says what was chosen."""
+        if not parts.terms:
+            return {"rule": "nothing was trained", "best_step": None, "steps": 0, "looks": []}
 
         def look() -> dict[str, float]:
             report = self.evaluations.run(parts.loaded, split="val", axes=VAL_AXES, progress=False)
@@ -218,6 +231,7 @@ class _Run:
             selection=selection,
             teacher_forwards=sum(f.forwards for f in frozen),
             teacher_missing_share=parts.teacher.missing_share if parts.teacher else 0.0,
+            **self.finished,
         )
 
     def _teacher_figures(self, loaded: LoadedModel) -> Figures | None:

@@ -25,6 +25,9 @@ from harmonize.unlearning.terms import Term, build_terms
 from tests.unlearning.toy import VOCABULARY, Rows, make_module, tiny_llama, trainer_settings
 
 METHODS = sorted(p.stem for p in (conf_dir() / "method").glob("*.yaml"))
+# Edits of the start model; tests/unlearning/test_finish.py runs them.
+UNTRAINED = ("ssd", "tall_mask", "task_vector")
+TRAINED = [name for name in METHODS if name not in UNTRAINED]
 ROLES = ("forget", "neighbor", "retain")
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "down_proj"]}
 
