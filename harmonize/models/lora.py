@@ -121,6 +121,13 @@ def adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def base_is_frozen(peft_cfg: Any) -> bool:
+    """Whether these adapters leave every weight of the base alone: no trained biases, no modules trained whole."""
+    chosen = plain(peft_cfg)
+    whole = chosen.get("modules_to_save") or str(chosen.get("bias") or "none") != "none"
+    return wants_adapters(chosen) and not whole
+
+
 def merged_weight(layer: Any) -> Tensor:
     """A layer's matrix with its active adapters added, summed in fp32, in the matrix's dtype.
 

@@ -19,7 +19,8 @@ from harmonize.data.corpus import content_hash
 from harmonize.errors import RunError
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import adapter_layers, apply_peft, merged_weight, plain, wants_adapters
+from harmonize.models.lora import adapter_layers, apply_peft, plain, wants_adapters
+from harmonize.models.save import merged_state
 from harmonize.models.store import save_tensor, tensors_of, write_folder
 from harmonize.models.teacher import model_numerics, read_arrays
 from harmonize.statistics.passes import own_name
@@ -122,12 +123,22 @@ def undone(loaded: LoadedModel, peft: Any, seed: int) -> Iterator[Callable[[], I
         if wants_adapters(peft):
             torch.manual_seed(seed)
             loaded.model = apply_peft(model, peft)
-            yield lambda: _merged(loaded.model)
+            beside = [
+                own_name(n) for n, p in loaded.model.named_parameters() if p.requires_grad and _whole(n)
+            ]
+            before = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters() if n in beside}
+            yield lambda: _merged(loaded.model, before)
         else:
             before = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters() if flags[n]}
             yield lambda: _moved(model, before)
     finally:
         if loaded.model is not model:
+            for module in loaded.model.modules():
+                if hasattr(
+                    module, "original_module"
+                ):  # peft leaves the trained copy in place of the original
+                    for trained in module.modules_to_save.values():
+                        trained.load_state_dict(module.original_module.state_dict())
             loaded.model = loaded.model.unload()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -138,10 +149,22 @@ def undone(loaded: LoadedModel, peft: Any, seed: int) -> Iterator[Callable[[], I
         model.eval()
 
 
-def _merged(model: Any) -> Iterator[tuple[str, Tensor]]:
-    with torch.no_grad():
-        for name, layer in adapter_layers(model):
-            yield f"{own_name(name)}.weight", merged_weight(layer)
+def _whole(name: str) -> bool:
+    """Whether a parameter under peft is one of the base's own (a bias that is trained), and not part of an adapter."""
+    return ".lora_" not in name and ".modules_to_save." not in name
+
+
+def _merged(model: Any, trained: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    state = merged_state(model)
+    adapted = [f"{own_name(n)}.weight" for n, _ in adapter_layers(model)]
+    saved = [
+        own_name(n).split(".modules_to_save.")
+        for n, _ in model.named_parameters()
+        if ".modules_to_save." in n
+    ]
+    whole = [f"{module}.{rest.partition('.')[2]}" for module, rest in saved]
+    for name in dict.fromkeys([*adapted, *whole, *trained]):
+        yield name, state[name].detach()
 
 
 def _moved(model: Any, before: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from harmonize.edits.inputs import FIELDS, ROLES, State, inputs_of
 from harmonize.edits.write import Report, write
 from harmonize.errors import DataError
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import adapter_layers, has_adapters, merge_in_place, wants_adapters
+from harmonize.models.lora import adapter_layers, base_is_frozen, has_adapters, merge_in_place
 from harmonize.statistics.passes import linear_layers, own_name, trained_parameters
 from harmonize.unlearning.finetuned import finetuned_weights
 from harmonize.unlearning.repair import Patient
@@ -74,7 +74,7 @@ class Finish:
         self._repair_fisher: State = {}
         self._start: dict[str, Tensor] = {}
         self._keep_whole = "start" in self._repair_reads or (
-            "start" in self._inputs and trains and not wants_adapters(cfg.peft)
+            "start" in self._inputs and trains and not base_is_frozen(cfg.peft)
         )
         self._check()
 

@@ -111,7 +111,23 @@ def test_the_fine_tuned_checkpoint_is_made_once_and_leaves_no_trace(
     assert all(torch.allclose(third.final[n], half[n], atol=1e-6) for n in half)
 
 
-@pytest.mark.parametrize("tuning", [(), LORA], ids=["full", "lora"])
+MORE = ("peft=lora", "peft.r=4", "peft.target_modules=[q_proj]", "+peft.modules_to_save=[norm]")
+
+
+def test_modules_that_adapters_train_whole(shared: Path, folder: Path) -> None:
+    """Beside adapters some modules may be trained whole; start, edit and checkpoint count them in."""
+    run = small_run(shared, folder, *AFTER, *MORE, "edit=layer_boost", "edit.unit=block", "edit.share=1.0")
+    by_hand = expected(run)
+    assert all(torch.equal(run.final[n], by_hand[n]) for n in by_hand)
+    assert not torch.equal(run.trained["model.norm.weight"], run.start["model.norm.weight"])
+    undone = small_run(shared, folder, *AFTER, *MORE, "edit=sparse_update", "edit.share=0.0")
+    assert all(torch.equal(undone.final[n], undone.start[n]) for n in undone.start)
+    vector = small_run(shared, folder, "method=task_vector", *MORE, "optimizer.lr=1e-3")
+    learned = vector.finish._measured["forget_weights"]  # type: ignore[union-attr]
+    assert "model.norm.weight" in learned and vector.reports["edit"]["tensors"].keys() == learned.keys()
+
+
+@pytest.mark.parametrize("tuning", [(), LORA, MORE], ids=["full", "lora", "more"])
 def test_fine_tuning_is_undone_bit_for_bit(tuning: tuple[str, ...], shared: Path, folder: Path) -> None:
     from harmonize.unlearning.setup import load_corpus
     from harmonize.unlearning.targets import load_target
@@ -128,7 +144,9 @@ def test_fine_tuning_is_undone_bit_for_bit(tuning: tuple[str, ...], shared: Path
         assert torch.equal(value, before[name][0]) and value.requires_grad == before[name][1], name
         assert value.grad is None
     changed = {n.split(".")[-2] for n in found}
-    assert (changed == {"q_proj", "down_proj"}) if tuning else len(changed) > 5
+    norms = {"norm", "input_layernorm", "post_attention_layernorm"}  # peft goes by how names end
+    some = {LORA: {"q_proj", "down_proj"}, MORE: {"q_proj", *norms}}
+    assert changed == some[tuning] if tuning else len(changed) > 5
 
 
 def test_bfloat16_checkpoints_keep_their_dtype(shared: Path, folder: Path) -> None:
