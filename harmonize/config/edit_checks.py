@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harmonize.config.instantiate import check_parameters, resolve, to_plain
+from harmonize.config.instantiate import ABOUT, check_parameters, resolve, to_plain
 from harmonize.config.rules import at_least, inputs_of, known_roles, own_problems, present
 from harmonize.errors import ConfigError, did_you_mean
 
@@ -69,7 +69,7 @@ def statistics(cfg: Any) -> list[str]:
 
 
 def _idle(cfg: Any, group: str) -> list[str]:
-    settings = [key for key in present(cfg[group]) if key not in ("_target_", "name")]
+    settings = [key for key in present(cfg[group]) if key not in ("_target_", "name", *ABOUT)]
     return [
         f"{group}.{key} has no effect with {group}=none. Choose one (harmonize ls {group}s)."
         for key in settings

@@ -34,6 +34,8 @@ def layer_boost(
 
     With adapters the change of a layer is what its adapter adds; after full training, the difference of its weights.
 
+    Formula: theta_0 + factor (theta - theta_0) in the share of layers with the largest |theta - theta_0|, else theta
+
     Args:
         start: theta_0.
         weights: theta, the weights now.

@@ -27,6 +27,8 @@ def sparse_update(
 ) -> Changes:
     """Entries of theta - theta_0 are kept or undone by their size, tensor by tensor.
 
+    Formula: theta where |theta - theta_0| is among the largest share of its tensor, else theta_0 (keep=rest: reversed)
+
     Args:
         start: theta_0.
         weights: theta, the weights now.

@@ -25,6 +25,10 @@ def ssd(
 ) -> Changes:
     """Multiplies w by min(1, dampening I_r / I_f) where I_f > alpha I_r; elsewhere, or without a Fisher, w stays.
 
+    Formula: theta min(1, dampening I_r / I_f) where I_f > alpha I_r, else theta
+    Needs: Fisher diagonals; of the start model, over forget and retain rows
+    Costs: one forward and backward pass for each of those rows, once for all runs
+
     Args:
         weights: The weights now.
         forget_fisher, retain_fisher: I_f and I_r, Fisher diagonals of the start model. `edit.roles.retain` says whose

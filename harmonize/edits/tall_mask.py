@@ -32,6 +32,10 @@ def tall_mask(
 ) -> Changes:
     """Takes alpha tau_f off where mask_f and not mask_r, with tau_t = theta_t - theta_0 and `masks`.
 
+    Formula: theta - alpha tau_f where |tau_f| > threshold |tau_r| and not |tau_r| > threshold |tau_f|, else theta
+    Needs: forget and retain checkpoints; the start model fine-tuned on each
+    Costs: these two fine-tunings, once for all runs of a seed
+
     Args:
         start: theta_0.
         weights: theta, the weights now.

@@ -16,6 +16,10 @@ def _problems(cfg: Any) -> list[str]:
 def task_vector(start: State, weights: State, forget_weights: State, *, alpha: float = 1.0) -> Changes:
     """Takes alpha (theta_forget - theta_0) off theta.
 
+    Formula: theta - alpha tau_f
+    Needs: forget checkpoint; the start model fine-tuned on forget rows
+    Costs: that fine-tuning, once for all runs of a seed
+
     Args:
         start: theta_0.
         weights: theta, the weights now: theta_0 itself where the method trains nothing.

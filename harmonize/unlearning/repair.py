@@ -82,6 +82,9 @@ def fpf(
 ) -> dict[str, Any]:
     """Forgetting-prioritised fine-tuning: n modules learn a small buffer of retain answers, all others are frozen.
 
+    Formula: -log p of retain answers, in the n modules with the highest score
+    Costs: `steps` optimizer steps after training
+
     Args:
         patient: Model and data.
         modules: n, the modules with the highest score.

@@ -46,7 +46,12 @@ from harmonize.unlearning.teaching import (
 from harmonize.unlearning.terms import build_terms
 from harmonize.unlearning.training import Parts, build_sampler, row_factory, train
 
-UNLEARNING = ("teacher", "train")  # stages that are the method's own work, apart from loading and measuring
+UNLEARNING = (
+    "statistics",
+    "teacher",
+    "train",
+    "finish",
+)  # stages that are the method's own work, apart from loading and measuring
 VAL_AXES = ("forget", "retain", "neighbor", "asr", "utility")
 
 

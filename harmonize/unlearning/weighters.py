@@ -108,8 +108,8 @@ class GUARD(Weighter):
     """Forget rows count less the more their gradient points along the retain data's, measured on the start model.
 
     Formula: weight n softmax(-a / temperature) over the n rows, a = <gradient of the row, mean retain gradient>
-    Costs: one backward pass over the retain rows (kept, so that later runs find it) and one for every forget row, before
-        training; nothing in a step
+    Costs: one backward pass over the retain rows (kept for later runs) and one for every forget row, before training;
+        nothing in a step
 
     Args:
         temperature: Of the softmax over the attributions, in standard deviations of them (our choice; the source's
