@@ -88,7 +88,7 @@ class Part:
 
     @property
     def reads(self) -> dict[str, Mapping[str, Any]]:
-        """Inputs of an objective with what each is (`objectives.inputs.Field`); none of a column of the batch."""
+        """Inputs of an objective with what each is (`objectives.outputs.Field`); none of a column of the batch."""
         return {name: fields().get(name, {}) for name in (self.source.inputs if self.source else ())}
 
 
@@ -219,8 +219,8 @@ def described_groups(dirs: Sequence[str] = ()) -> list[str]:
 
 @lru_cache(maxsize=1)
 def fields() -> dict[str, dict[str, Any]]:
-    """The fields that objectives may name, with the keywords of their registration in `objectives.inputs`."""
-    path = file_of("harmonize.objectives.inputs")
+    """The fields that objectives may name, with the keywords of their registration in `objectives.outputs`."""
+    path = file_of("harmonize.objectives.outputs")
     found: dict[str, dict[str, Any]] = {}
     functions = (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef)) if path else ()
     for node in functions:
@@ -234,10 +234,10 @@ def fields() -> dict[str, dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def columns() -> frozenset[str]:
-    """Columns that every batch has, as `objectives.inputs` lists them."""
-    path = file_of("harmonize.objectives.inputs")
+    """Columns that every batch has, as `objectives.outputs` lists them."""
+    path = file_of("harmonize.objectives.outputs")
     for node in tree_of(path).body if path else ():
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_BATCH_FIELDS":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BATCH_FIELDS":
             return frozenset(ast.literal_eval(node.value))
     return frozenset()
 

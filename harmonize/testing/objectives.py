@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from harmonize.data.batch import Batch
-from harmonize.objectives.inputs import FIELDS, call, list_sizes, needs, row_counts
+from harmonize.objectives.inputs import call, list_sizes, needs, row_counts
+from harmonize.objectives.outputs import FIELDS
 from harmonize.testing.fakes import VOCABULARY, batch_of, moments_of, outputs_of
 
 Pair = tuple[Tensor, Tensor]

@@ -13,7 +13,6 @@ from harmonize.config.instantiate import parameters, resolve
 from harmonize.data.batch import Batch
 from harmonize.data.example import ROLES
 from harmonize.objectives.inputs import (
-    Outputs,
     ReferenceNeeds,
     call,
     list_sizes,
@@ -21,6 +20,7 @@ from harmonize.objectives.inputs import (
     reference_needs,
     row_counts,
 )
+from harmonize.objectives.outputs import Outputs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from harmonize.config.instantiate import resolve
 from harmonize.config.schema import Evidence
 from harmonize.config.sources import sections_of, source_of
 from harmonize.errors import ConfigError
-from harmonize.objectives.inputs import _BATCH_FIELDS, FIELDS, _signature, needs_teacher, reference_needs
+from harmonize.objectives.inputs import needs_teacher, reference_needs, signature
+from harmonize.objectives.outputs import BATCH_FIELDS, FIELDS
 from harmonize.reporting import catalogue
 from harmonize.reporting.catalogue import EVIDENCE, Costs, described_groups, methods, names, option
 from harmonize.unlearning.grouping import group_of, trained
@@ -28,7 +29,7 @@ def test_fields_and_columns_are_those_that_objectives_may_name() -> None:
     for name, read in catalogue.fields().items():
         live = FIELDS[name]
         assert (read["teacher"], read.get("reference")) == (live.teacher, live.reference), name
-    assert catalogue.columns() == set(_BATCH_FIELDS)
+    assert catalogue.columns() == set(BATCH_FIELDS)
     assert EVIDENCE.keys() == {e.name for e in Evidence}
 
 
@@ -37,7 +38,7 @@ def test_signatures_read_are_those_of_the_functions(name: str) -> None:
     function = TABLE[name].function
     source = source_of(f"{function.__module__}.{function.__name__}")
     assert source is not None
-    fields, settings = _signature(function)
+    fields, settings = signature(function)
     assert source.inputs == fields and source.settings.keys() == settings.keys()
     assert source.sections["Formula"] and source.summary == function.__doc__.partition("\n")[0]
 
