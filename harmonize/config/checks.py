@@ -62,6 +62,7 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
     if command == "unlearn":
         checks += [
             lambda: method_checks.method(cfg),
+            lambda: method_checks.adapters(cfg),
             lambda: method_checks.sampler(cfg),
             lambda: method_checks.stored_lists(cfg),
             lambda: _seams(cfg),

@@ -13,6 +13,8 @@ from harmonize.config.rules import (
     finite,
     inputs_of,
     known_roles,
+    no_roles,
+    on_weights,
     one_of,
     own_problems,
     present,
@@ -47,12 +49,15 @@ def method(cfg: Any) -> list[str]:
             problems.append(f"{at} must be a mapping with _target_, got {entry!r}. Remove it with ~{at}.")
             continue
         problems += _objective(at, entry, cfg.allow, response)
+        problems += finite(f"{at}.weight", entry.get("weight", 1.0))
+        if on_weights(entry, cfg.allow):
+            problems += no_roles(at, entry)
+            continue
         roles = entry.get("roles", list(TRAINED_ROLES))
         problems += known_roles(f"{at}.roles", roles)
         if isinstance(roles, Mapping):
             for role, factor in roles.items():
                 problems += finite(f"{at}.roles.{role}", factor)
-        problems += finite(f"{at}.weight", entry.get("weight", 1.0))
         if rows and not any(rows.get(r, 0) and r in response for r in roles):
             problems.append(
                 f"{at} trains on {', '.join(map(str, roles)) or 'no role'}, none of which has rows and a response. "
@@ -76,9 +81,12 @@ def _objective(
     function = entry.get("_target_")
     if function is None:
         return check_parameters(entry, where=at)
+    from harmonize.objectives.weights import reads_weights
+
     try:
         resolved = resolve(function, allow)
         inputs = inputs_of(resolved)
+        reads_weights(resolved)
     except ConfigError as error:
         return [f"{at}._target_: {p}" for p in error.problems]
     problems = check_parameters(entry, extra=inputs, skip=OBJECTIVE_KEYS, allow=allow, where=at)
@@ -105,6 +113,18 @@ def _responses_suit(at: str, role: str, inputs: Iterable[str], response: Mapping
             f"method.response.{role}=teacher, or leave {role} out of {at}.roles."
         ]
     return []
+
+
+def adapters(cfg: Any) -> list[str]:
+    """Terms that read the matrices of adapters need adapters."""
+    if str(present(cfg.peft).get("peft_type", "none")) != "none":
+        return []
+    return [
+        f"method.objectives.{name} reads the matrices of adapters, and peft=none trains all weights. Use peft=lora, or "
+        f"remove it with ~method.objectives.{name}."
+        for name, entry in to_plain(cfg.method.objectives).items()
+        if isinstance(entry, Mapping) and on_weights(entry, cfg.allow)
+    ]
 
 
 def sampler(cfg: Any) -> list[str]:

@@ -32,6 +32,23 @@ def inputs_of(function: Any) -> set[str]:
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
+def on_weights(entry: Mapping[str, Any], allow: Iterable[str]) -> bool:
+    """Whether an entry of `method.objectives` reads weights in the place of outputs; False for a broken one."""
+    from harmonize.objectives.weights import reads_weights
+
+    try:
+        return reads_weights(resolve(entry.get("_target_", ""), allow))
+    except ConfigError:  # its own check tells
+        return False
+
+
+def no_roles(at: str, entry: Mapping[str, Any]) -> list[str]:
+    """A term that reads weights has no rows, so no roles."""
+    if "roles" not in entry:
+        return []
+    return [f"{at} reads the trained weights and no rows, so it has no roles. Remove them: ~{at}.roles."]
+
+
 def known_roles(key: str, roles: Iterable[Any]) -> list[str]:
     """Only roles that can be trained on."""
     return [

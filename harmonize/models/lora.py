@@ -73,6 +73,7 @@ def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
     try:
         with warnings.catch_warnings():  # peft reads attributes that newer transformers have renamed
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # it sets that right by itself
             wrapped: nn.Module = get_peft_model(model, LoraConfig(**options))  # type: ignore[arg-type]
     except ValueError as error:
         raise ModelError(f"{error} Linear layers here: {', '.join(linear_names(model))}.") from error
@@ -81,6 +82,31 @@ def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
     if any(hasattr(m, "base_layer") or hasattr(m, "modules_to_save") for m in (layer, embedding)):
         raise ModelError(_HEAD_REFUSED)
     return wrapped
+
+
+def check_targets(model: nn.Module, peft_cfg: Any) -> None:
+    """Whether `target_modules` names layers of the model, asked before anything else is done with it.
+
+    A list holds ends of names, a text is a pattern of whole names, as peft reads them; peft itself looks at the rest.
+
+    Raises:
+        ModelError: It names none.
+    """
+    targets = plain(peft_cfg).get("target_modules")
+    if not wants_adapters(peft_cfg) or not targets or targets == "all-linear":
+        return
+    names = [n for n, _ in model.named_modules()]
+    if isinstance(targets, str):
+        found = any(re.fullmatch(targets, n) for n in names)
+    else:
+        found = any(n == t or n.endswith(f".{t}") for n in names for t in targets)
+    if not found:
+        shown = targets if isinstance(targets, str) else ",".join(map(str, targets))
+        linear = linear_names(model)
+        raise ModelError(
+            f"peft.target_modules={shown} matches no layer of the model. Linear layers here: {', '.join(linear)}. "
+            f"For example peft.target_modules=[{','.join(linear[:2])}], or all-linear."
+        )
 
 
 def linear_names(model: nn.Module) -> list[str]:

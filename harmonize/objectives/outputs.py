@@ -176,6 +176,11 @@ class Outputs:
         return self._head.log_probs(self._hidden, self.batch.labels)
 
     @_field()
+    def n_vocab(self) -> int:
+        """Number of ids that the student can say."""
+        return self._head.n_vocab
+
+    @_field()
     def true_answer(self) -> Tensor:
         """[R] whether the row's response is the data's own answer."""
         answers: Tensor = self.batch.response_id == 0

@@ -291,7 +291,7 @@ def _slow(entry: Entry, batch: Batch, student: Tensor, teacher: Tensor, position
         if "pair" in entry.tags and not (responses[r] == 0 and others):
             continue
         assert entry.of_row is not None
-        value = entry.of_row(row, rows[others[0]] if others else None)
+        value = entry.of_row(row if positions == "all" else row[:1], rows[others[0]] if others else None)
         total[r], count[r] = (0.0, 0) if value is None else (value, 1)
     return total, count
 

@@ -18,13 +18,14 @@ from harmonize.errors import DataError
 from harmonize.evaluation.attacks import ineffective
 from harmonize.models.cache import TeacherCache
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import apply_peft
+from harmonize.models.lora import apply_peft, check_targets
 from harmonize.models.save import export
 from harmonize.reporting.card import model_card
 from harmonize.reporting.table import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning.adapters import weights_for
 from harmonize.unlearning.callbacks import restore
 from harmonize.unlearning.figures import Evaluations, Figures
 from harmonize.unlearning.finish import build_finish
@@ -43,7 +44,7 @@ from harmonize.unlearning.teaching import (
     instruction_of,
     needs_teacher,
 )
-from harmonize.unlearning.terms import build_terms
+from harmonize.unlearning.terms import build_terms, weight_figures
 from harmonize.unlearning.training import Parts, build_sampler, row_factory, train
 
 UNLEARNING = (
@@ -120,6 +121,7 @@ class _Run:
             loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
             start_digest = loaded.digest
             named_blocks(loaded.model, self.terms)  # a layer that does not exist stops the run here
+            check_targets(loaded.model, cfg.peft)
             finish = build_finish(cfg, corpus, loaded, bool(self.terms), self.place.record_sensitive)
         with self._timed("references"):
             beside = self._beside(loaded)
@@ -179,6 +181,7 @@ class _Run:
         reference = build_reference_for(cfg, corpus, loaded, start_digest, self.terms, factory)
         if reference is not None and reference.path is not None:
             self.place.record_sensitive(reference.path)
+        weights = weights_for(loaded.model, self.terms)
         return Parts(
             loaded,
             corpus,
@@ -187,6 +190,7 @@ class _Run:
             sampler,
             teacher,
             reference,
+            weights,
             self.place.record_sensitive,
         )
 
@@ -237,6 +241,7 @@ class _Run:
             teacher_forwards=sum(f.forwards for f in frozen),
             teacher_missing_share=parts.teacher.missing_share if parts.teacher else 0.0,
             **self.finished,
+            terms=weight_figures(self.terms, parts.weights),
         )
 
     def _teacher_figures(self, loaded: LoadedModel) -> Figures | None:

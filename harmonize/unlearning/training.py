@@ -16,6 +16,7 @@ from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.reference import Reference
+from harmonize.objectives.weights import Weights
 from harmonize.statistics import Statistics
 from harmonize.unlearning.callbacks import ValAxes
 from harmonize.unlearning.fit import fit
@@ -39,6 +40,7 @@ class Parts:
         factory: Makes the rows.
         sampler: Draws the examples of a step.
         teacher, reference: What the frozen models said, or None where no term reads it.
+        weights: The trained matrices, or None where no term reads them.
         record: Told every cache that is read or written, as far as it tells of the data.
     """
 
@@ -49,6 +51,7 @@ class Parts:
     sampler: Any
     teacher: TeacherCache | None = None
     reference: Reference | None = None
+    weights: Weights | None = None
     record: Callable[[Path], object] | None = None
 
 
@@ -159,6 +162,7 @@ def train(
         seed=cfg.seed,
         teacher=parts.teacher,
         reference=parts.reference,
+        weights=parts.weights,
         accumulate=settings.accumulate_grad_batches,
         clip=settings.gradient_clip_val,
         log=log,

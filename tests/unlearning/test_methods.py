@@ -23,6 +23,7 @@ EACH = pytest.mark.parametrize("name", TRAINED)
 
 @cache
 def full(name: str) -> Trained:
+    """All weights trained, or adapters where a term reads them."""
     with tempfile.TemporaryDirectory() as folder:
         return train(name, Path(folder), STEPS)
 

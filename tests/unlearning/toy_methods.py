@@ -18,6 +18,7 @@ from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft
 from harmonize.models.reference import build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.unlearning.adapters import weights_for
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.steps import StepLoader
@@ -33,7 +34,7 @@ LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "down_proj"]}
 
 
 def method_config(name: str) -> dict[str, Any]:
-    """The method's own YAML, interpolations resolved."""
+    """The method's own YAML, interpolations resolved; without what it chooses of other groups."""
     loaded = OmegaConf.load(conf_dir() / "method" / f"{name}.yaml")
     whole: Any = OmegaConf.create({"seed": 0, "method": loaded})
     return OmegaConf.to_container(whole, resolve=True)["method"]  # type: ignore[index, call-overload, return-value]
@@ -138,7 +139,7 @@ def _reference(model: Module, terms: Sequence[Term], rows: Sequence[Row], folder
 
 
 def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str = "hidden") -> Trained:
-    """Trains a method for some steps of six draws each."""
+    """Trains a method for some steps of six draws each; one that needs adapters always has them."""
     torch.set_num_threads(1)  # so small a model gains nothing from more, and a busy machine loses
     config = method_config(name)
     model: Module = tiny_llama()
@@ -146,10 +147,10 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(6)  # a model with opinions, so that every loss has something to do
-    if lora:
+    terms = build_terms(config["objectives"])
+    if lora or any(t.reads_weights for t in terms):
         torch.manual_seed(1)
         model = apply_peft(model, LORA)
-    terms = build_terms(config["objectives"])
     teacher = _teacher(model, config["response"], folder, mode)
     rows = rows_for(config["response"], teacher)
     reference = _reference(model, terms, rows, folder, mode)
@@ -160,6 +161,7 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
         terms=terms,
         teacher=teacher,
         reference=reference,
+        weights=weights_for(model, terms),
         # Adam would blow rounding up to whole steps where a gradient is zero, as RMU's is on retain rows at first
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
         log=found.log,

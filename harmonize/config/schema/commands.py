@@ -102,7 +102,7 @@ class DiagnoseConfig:
     rows, share: A draw takes at most so many rows of each role, and at most this share of them.
     draws: Draws; figures are means and standard deviations over them.
     batch_rows: Rows of one forward and backward pass.
-    gradient, controller, edit: Not read; a method may choose an option of them.
+    gradient, controller, edit, peft: Not read, nor are terms on weights; a method may choose an option of them.
     """
 
     seed: int = 0
@@ -122,6 +122,7 @@ class DiagnoseConfig:
     gradient: dict[str, Any] = field(default_factory=dict)
     controller: dict[str, Any] = field(default_factory=dict)
     edit: dict[str, Any] = field(default_factory=dict)
+    peft: dict[str, Any] = field(default_factory=dict)
     method: MethodConfig = field(default_factory=MethodConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
