@@ -18,6 +18,7 @@ from harmonize.config.rules import (
     one_of,
     own_problems,
     present,
+    trained_roles,
 )
 from harmonize.errors import ConfigError
 
@@ -116,14 +117,27 @@ def _responses_suit(at: str, role: str, inputs: Iterable[str], response: Mapping
 
 
 def adapters(cfg: Any) -> list[str]:
-    """Terms that read the matrices of adapters need adapters."""
-    if str(present(cfg.peft).get("peft_type", "none")) != "none":
-        return []
-    return [
-        f"method.objectives.{name} reads the matrices of adapters, and peft=none trains all weights. Use peft=lora, or "
-        f"remove it with ~method.objectives.{name}."
+    """Terms that read the matrices of adapters need adapters, and some need rows to measure."""
+    from harmonize.objectives.weights import reads_measured
+
+    entries = {
+        str(name): entry
         for name, entry in to_plain(cfg.method.objectives).items()
         if isinstance(entry, Mapping) and on_weights(entry, cfg.allow)
+    }
+    if str(present(cfg.peft).get("peft_type", "none")) == "none":
+        return [
+            f"method.objectives.{name} reads the matrices of adapters, and peft=none trains all weights. Use "
+            f"peft=lora, or remove it with ~method.objectives.{name}."
+            for name in entries
+        ]
+    if trained_roles(cfg, forget=False):
+        return []
+    return [
+        f"method.objectives.{name} is measured on rows that are to stay, and the method trains on none. Give it some: "
+        f"+method.response.retain=reference, or remove it with ~method.objectives.{name}."
+        for name, entry in entries.items()
+        if reads_measured(resolve(entry["_target_"], cfg.allow))
     ]
 
 

@@ -49,6 +49,12 @@ def no_roles(at: str, entry: Mapping[str, Any]) -> list[str]:
     return [f"{at} reads the trained weights and no rows, so it has no roles. Remove them: ~{at}.roles."]
 
 
+def trained_roles(cfg: Any, forget: bool) -> list[str]:
+    """Roles of one side that a method trains on: forget, or all others, which are what is to stay."""
+    rows = to_plain(cfg.sampler.rows)
+    return [str(r) for r in to_plain(cfg.method.response) if (r == "forget") == forget and rows.get(r, 0)]
+
+
 def known_roles(key: str, roles: Iterable[Any]) -> list[str]:
     """Only roles that can be trained on."""
     return [

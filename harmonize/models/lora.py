@@ -1,8 +1,13 @@
-"""Adapters through peft, under peft's own names."""
+"""Adapters through peft, under peft's own names.
+
+The base weights are the start model's, whatever the adapters start from: teacher and reference are the model with its
+adapters off. Adapters that start elsewhere than at zero come with a frozen second one that takes their start off again.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,9 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harmonize.config.instantiate import ABOUT
 from harmonize.errors import ModelError, did_you_mean
 
-_OWN_KEYS = ("peft_type", "merge", "load_in_4bit")  # ours; everything else is peft's
+_OWN_KEYS = ("peft_type", "merge", "load_in_4bit", "init", *ABOUT)  # ours; everything else is peft's
+OFFSET = "offset"  # the frozen adapter that takes a start off again
+_SHIFTING = ("pissa", "olora")  # peft's own starts that move the base weights
 _HEAD_NAMES = ("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "output_embeddings")
 
 
@@ -43,6 +51,8 @@ def has_adapters(model: nn.Module) -> bool:
 def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
     """Wraps a model with the adapters that `peft` describes; `peft_type: none` returns it as it is.
 
+    The base weights stay as they are, also under those of peft's `init_lora_weights` that move them.
+
     Args:
         model: A causal LM.
         peft_cfg: `peft_type: LORA` and peft's `LoraConfig` parameters (r, lora_alpha, target_modules, ...).
@@ -70,6 +80,9 @@ def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
             )
     _refuse_head(options)
     options.setdefault("task_type", "CAUSAL_LM")
+    before = {}
+    if shifts_base(chosen):
+        before = {n: _weight(model.get_submodule(n)).clone() for n in adapted_layers(model, chosen)}
     try:
         with warnings.catch_warnings():  # peft reads attributes that newer transformers have renamed
             warnings.simplefilter("ignore", FutureWarning)
@@ -81,32 +94,83 @@ def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
     embedding: Any = wrapped.get_input_embeddings()  # type: ignore[operator]
     if any(hasattr(m, "base_layer") or hasattr(m, "modules_to_save") for m in (layer, embedding)):
         raise ModelError(_HEAD_REFUSED)
+    if before:
+        _give_back(wrapped, before)
     return wrapped
 
 
-def check_targets(model: nn.Module, peft_cfg: Any) -> None:
-    """Whether `target_modules` names layers of the model, asked before anything else is done with it.
+def shifts_base(peft_cfg: Any) -> bool:
+    """Whether peft's own start (`init_lora_weights`) is one that moves the base weights."""
+    return str(plain(peft_cfg).get("init_lora_weights", "")).lower().startswith(_SHIFTING)
 
-    A list holds ends of names, a text is a pattern of whole names, as peft reads them; peft itself looks at the rest.
+
+def adapted_layers(model: nn.Module, peft_cfg: Any) -> list[str]:
+    """Names of the layers that `apply_peft` would adapt, none without adapters; the model is left as it was.
 
     Raises:
-        ModelError: It names none.
+        ModelError: What `apply_peft` raises, above all a target that the model does not have.
     """
-    targets = plain(peft_cfg).get("target_modules")
-    if not wants_adapters(peft_cfg) or not targets or targets == "all-linear":
-        return
-    names = [n for n, _ in model.named_modules()]
-    if isinstance(targets, str):
-        found = any(re.fullmatch(targets, n) for n in names)
-    else:
-        found = any(n == t or n.endswith(f".{t}") for n in names for t in targets)
-    if not found:
-        shown = targets if isinstance(targets, str) else ",".join(map(str, targets))
-        linear = linear_names(model)
-        raise ModelError(
-            f"peft.target_modules={shown} matches no layer of the model. Linear layers here: {', '.join(linear)}. "
-            f"For example peft.target_modules=[{','.join(linear[:2])}], or all-linear."
+    if not wants_adapters(peft_cfg):
+        return []
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    # neither a start of peft's that moves the base nor copies of whole modules: unload() would leave them behind
+    probe = {**plain(peft_cfg), "init_lora_weights": True, "modules_to_save": None}
+    wrapped: Any = apply_peft(model, probe)
+    names = [name for name, _ in adapter_layers(wrapped.get_base_model())]
+    wrapped.unload()
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+    return names
+
+
+@torch.no_grad()
+def start_adapters(model: nn.Module, starts: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Gives fresh adapters other first matrices, and moves neither the base weights nor what the model says.
+
+    A second, frozen adapter of the same form holds the same matrices, one of them negated: the update of a layer is
+    scaling * (B A - B0 A0), zero at first up to rounding. It is off wherever the trained one is off.
+
+    Args:
+        model: Wrapped by `apply_peft`, untrained.
+        starts: Layer (its name in the base model) to A [r, in] and B [out, r], for every adapted layer.
+    """
+    wrapped: Any = model
+    trained = wrapped.active_adapter
+    config = copy.deepcopy(wrapped.peft_config[trained])
+    config.init_lora_weights, config.lora_dropout, config.modules_to_save = True, 0.0, None
+    wrapped.add_adapter(OFFSET, config)
+    for name, layer in adapter_layers(wrapped.get_base_model()):
+        a, b = starts[name]
+        for key, sign in ((trained, 1), (OFFSET, -1)):
+            layer.lora_A[key].weight.copy_(a)
+            layer.lora_B[key].weight.copy_(sign * b)
+        layer.set_adapter([trained, OFFSET])
+        layer.lora_A[OFFSET].requires_grad_(False)
+        layer.lora_B[OFFSET].requires_grad_(False)
+
+
+def base_weight(layer: Any) -> Tensor:
+    """[out, in] the frozen weight under an adapter."""
+    weight = _weight(layer.base_layer)
+    return weight.T if getattr(layer, "fan_in_fan_out", False) else weight
+
+
+def _weight(layer: Any) -> Tensor:
+    weight: Tensor = layer.weight.detach()
+    return weight
+
+
+@torch.no_grad()
+def _give_back(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """The base weights as they were before peft moved them, with the adapters' start taken off by a second one."""
+    wrapped: Any = model
+    starts = {}
+    for name, layer in adapter_layers(wrapped.get_base_model()):
+        layer.base_layer.weight.copy_(before[name])
+        starts[name] = tuple(
+            side[wrapped.active_adapter].weight.clone() for side in (layer.lora_A, layer.lora_B)
         )
+    start_adapters(model, starts)
 
 
 def linear_names(model: nn.Module) -> list[str]:
@@ -124,6 +188,7 @@ class adapters_off(contextlib.AbstractContextManager[None]):
     """The base model: adapters are off inside. No effect on a model without adapters; may be entered again and again.
 
     Only forward passes belong inside: a backward pass in here would recompute checkpointed layers without adapters.
+    What was trained before is trained afterwards, and what was frozen is frozen.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -133,11 +198,19 @@ class adapters_off(contextlib.AbstractContextManager[None]):
     def __enter__(self) -> None:
         stack = contextlib.ExitStack()
         if has_adapters(self._model):
+            # peft makes every active adapter trainable when it is switched on again
+            flags = [(p, p.requires_grad) for n, p in self._model.named_parameters() if is_adapter(n)]
+            stack.callback(lambda: [p.requires_grad_(flag) for p, flag in flags])
             stack.enter_context(self._model.disable_adapter())  # type: ignore[operator]
         self._stack.append(stack)
 
     def __exit__(self, *error: object) -> None:
         self._stack.pop().close()
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter belongs to an adapter, trained or frozen."""
+    return ".lora_" in name
 
 
 def adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ Layer names are those of the model; the first number in one is its transformer b
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -84,3 +85,26 @@ def group_sparsity(adapters: Adapters, *, groups: Groups = "block", zero_below: 
         for matrices in grouped(adapters, groups).values()
     ]
     return torch.stack(norms).sum()
+
+
+def representation_orthogonality(
+    adapters: Adapters, retain_subspace: Mapping[str, Tensor], *, rank: int = 128
+) -> Tensor:
+    """Keeps what adapters write off the directions that retain rows' outputs lie along.
+
+    Formula: sum over layers of |B^T P|^2, P = rank principal directions of the layer's outputs on retain rows
+
+    Args:
+        adapters: Layer to its adapter.
+        retain_subspace: Layer to P [out, k], orthonormal.
+        rank: k, at most the layer's outputs; with all of them this is the square of B alone.
+
+    Returns:
+        A scalar, fp32.
+
+    Source: REGLU's representation orthogonal loss, arXiv 2604.17396 (code: rank 128, weight 0.5, all adapted layers).
+    """
+    parts = [
+        (adapter.b.float().T @ retain_subspace[layer]).square().sum() for layer, adapter in adapters.items()
+    ]
+    return torch.stack(parts).sum()

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from harmonize.errors import ConfigError
@@ -30,16 +31,32 @@ class Adapter(NamedTuple):
     scaling: float
 
 
+class WeightField(NamedTuple):
+    """How one field is computed.
+
+    Attributes:
+        compute: Method of `Weights`.
+        settings: Names of the settings it depends on.
+        measured: Whether it needs what retain rows' outputs look like under the start model.
+    """
+
+    compute: Callable[..., Any]
+    settings: tuple[str, ...]
+    measured: bool
+
+
 Adapters = Mapping[str, Adapter]
-FIELDS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
+Directions = Callable[[str, int], Tensor]
+FIELDS: dict[str, WeightField] = {}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _field() -> Callable[[F], F]:
+def _field(measured: bool = False) -> Callable[[F], F]:
     """Makes a method of `Weights` a field; its parameters are settings of the objective that it depends on."""
 
     def register(method: F) -> F:
-        FIELDS[method.__name__] = (method, tuple(inspect.signature(method).parameters)[1:])
+        settings = tuple(inspect.signature(method).parameters)[1:]
+        FIELDS[method.__name__] = WeightField(method, settings, measured)
         return method
 
     return register
@@ -50,24 +67,42 @@ class Weights:
 
     Args:
         adapters: Layer to its adapter. The tensors are the parameters themselves, so their values are the present ones.
+        directions: Of a layer's outputs [out] on retain rows, the given number of principal ones, [out, k]; None where
+            no objective asks for them.
     """
 
-    def __init__(self, adapters: Adapters) -> None:
-        self._adapters = adapters
+    def __init__(self, adapters: Adapters, directions: Directions | None = None) -> None:
+        self._adapters, self._directions = adapters, directions
+        self._values: dict[tuple[Any, ...], Any] = {}
 
     def get(self, name: str, settings: Mapping[str, Any]) -> Any:
-        """The value of a field under an objective's settings.
+        """The value of a field under an objective's settings; computed on first use.
 
         Raises:
             KeyError: No such field.
         """
-        method, wanted = FIELDS[name]
-        return method(self, *(settings[s] for s in wanted))
+        known = FIELDS[name]
+        key = (name, *(settings[s] for s in known.settings))
+        if key not in self._values:
+            self._values[key] = known.compute(self, *key[1:])
+        return self._values[key]
 
     @_field()
     def adapters(self) -> Adapters:
         """Layer to its adapter, in the order of the model."""
         return self._adapters
+
+    @_field(measured=True)
+    def retain_subspace(self, rank: int) -> Mapping[str, Tensor]:
+        """Layer to [out, k] fp32: orthonormal principal directions of its outputs on retain rows, k = rank or out."""
+        if self._directions is None:
+            raise ConfigError(
+                "An objective reads directions of the retain rows' outputs, and none were measured."
+            )
+        return {
+            layer: self._directions(layer, rank).to(adapter.b.device, torch.float32)
+            for layer, adapter in self._adapters.items()
+        }
 
 
 def reads_weights(function: Callable[..., Any]) -> bool:
@@ -84,6 +119,11 @@ def reads_weights(function: Callable[..., Any]) -> bool:
             f"outputs ({', '.join(sorted(asked - found))}). Make two of it, each with a weight of its own."
         )
     return bool(found)
+
+
+def reads_measured(function: Callable[..., Any]) -> bool:
+    """Whether an objective on weights reads what was measured on retain rows."""
+    return any(FIELDS[n].measured for n in needs(function) if n in FIELDS)
 
 
 def call_on_weights(function: Callable[..., Any], weights: Weights, settings: Mapping[str, Any]) -> Any:

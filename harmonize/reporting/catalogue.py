@@ -40,6 +40,7 @@ _OF_REFERENCE = {
 }
 _OF_WEIGHTS = {
     "adapters": ("adapters", "adapters (peft=lora)"),
+    "retain_subspace": ("statistics", "second moments of the adapted layers' outputs on retain rows"),
 }
 _OF_RESPONSES = {
     "refusal": ("refusals", "refusal texts of the data set"),

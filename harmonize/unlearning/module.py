@@ -17,6 +17,7 @@ from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
 from harmonize.models.head import Head, evaluating
+from harmonize.models.lora import is_adapter
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
@@ -174,8 +175,9 @@ class UnlearningModule(L.LightningModule):
             self._log(more, step.step + 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps trained weights only: a frozen base is not copied into every checkpoint."""
-        names = {f"student.{n}" for n, p in self.student.named_parameters() if p.requires_grad}
+        """Keeps trained weights and all adapters: a frozen base is not copied into every checkpoint."""
+        kept = (n for n, p in self.student.named_parameters() if p.requires_grad or is_adapter(n))
+        names = {f"student.{n}" for n in kept}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
         checkpoint["controller"] = self.controller.state_dict()
         checkpoint["combiner"] = self._parts.combiner.state_dict()

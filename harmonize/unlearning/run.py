@@ -18,14 +18,14 @@ from harmonize.errors import DataError
 from harmonize.evaluation.attacks import ineffective
 from harmonize.models.cache import TeacherCache
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import apply_peft, check_targets
+from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
 from harmonize.reporting.card import model_card
 from harmonize.reporting.table import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
-from harmonize.unlearning.adapters import weights_for
+from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
 from harmonize.unlearning.figures import Evaluations, Figures
 from harmonize.unlearning.finish import build_finish
@@ -121,17 +121,18 @@ class _Run:
             loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
             start_digest = loaded.digest
             named_blocks(loaded.model, self.terms)  # a layer that does not exist stops the run here
-            check_targets(loaded.model, cfg.peft)
+            if self.terms:
+                adapted_layers(loaded.model, cfg.peft)  # and so does a target
             finish = build_finish(cfg, corpus, loaded, bool(self.terms), self.place.record_sensitive)
         with self._timed("references"):
             beside = self._beside(loaded)
         if finish is not None:
             with self._timed("statistics"):
                 finish.prepare()
-        # adapters start from the seed, whether or not a sandbox model was made on the way here
-        torch.manual_seed(cfg.seed)
-        if self.terms:
-            loaded.model = apply_peft(loaded.model, cfg.peft)
+        with self._timed("adapters"):
+            measure = measure_for(cfg, loaded, corpus, self.place.record_sensitive)
+            peft = cfg.peft if self.terms else None
+            loaded.model, self.weights = adapt(loaded.model, peft, self.terms, measure, cfg.seed, cfg.allow)
         with self._timed("teacher"):
             parts = self._parts(loaded, start_digest, sampler)
         self.config = plain_config(cfg)
@@ -181,7 +182,6 @@ class _Run:
         reference = build_reference_for(cfg, corpus, loaded, start_digest, self.terms, factory)
         if reference is not None and reference.path is not None:
             self.place.record_sensitive(reference.path)
-        weights = weights_for(loaded.model, self.terms)
         return Parts(
             loaded,
             corpus,
@@ -190,7 +190,7 @@ class _Run:
             sampler,
             teacher,
             reference,
-            weights,
+            self.weights,
             self.place.record_sensitive,
         )
 

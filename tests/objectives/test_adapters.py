@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from harmonize.errors import ConfigError
-from harmonize.objectives.adapters import group_sparsity
+from harmonize.objectives.adapters import group_sparsity, representation_orthogonality
 from harmonize.objectives.likelihood import cross_entropy
-from harmonize.objectives.weights import Adapter, Weights, call_on_weights, figures_of, reads_weights
+from harmonize.objectives.weights import (
+    Adapter,
+    Weights,
+    call_on_weights,
+    figures_of,
+    reads_measured,
+    reads_weights,
+)
 
 BY_HAND = {
     "layers.0.mlp.up": ([[3.0, 0.0]], [[0.0], [4.0]]),
@@ -134,3 +141,73 @@ def test_wrong_settings_are_named() -> None:
         call_on_weights(group_sparsity, weights, {"group": "block"})
     with pytest.raises(ConfigError, match="groups=block, groups=module or groups=matrix"):
         call_on_weights(group_sparsity, weights, {"groups": "layer"})
+
+
+def basis(size: int, rank: int, seed: int = 0) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(size, rank, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def test_representation_orthogonality_by_hand() -> None:
+    adapters = adapters_of({"h.0.up": ([[9.0]], [[3.0], [4.0]]), "h.1.up": ([[9.0]], [[1.0], [2.0]])})
+    axis, diagonal = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.6], [0.8]])
+    value = representation_orthogonality(adapters, {"h.0.up": axis, "h.1.up": diagonal})
+    assert value.item() == pytest.approx(3.0**2 + (0.6 + 1.6) ** 2)
+    value.backward()
+    # 2 P P^T B, and nothing on A
+    assert adapters["h.0.up"].b.grad.tolist() == [[6.0], [0.0]]
+    assert adapters["h.1.up"].b.grad.flatten().tolist() == pytest.approx([2 * 2.2 * 0.6, 2 * 2.2 * 0.8])
+    assert adapters["h.0.up"].a.grad is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_representation_orthogonality_equals_the_slow_reference(seed: int) -> None:
+    adapters = random_adapters(seed)
+    subspace = {name: basis(7, 3, seed) for name in adapters}
+    expected = 0.0
+    for name, adapter in adapters.items():
+        b, p = adapter.b.tolist(), subspace[name].tolist()
+        for column in range(2):
+            for direction in range(3):
+                expected += sum(b[i][column] * p[i][direction] for i in range(7)) ** 2
+    assert representation_orthogonality(adapters, subspace).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_orthogonality_is_zero_where_nothing_is_written_or_all_beside_the_subspace() -> None:
+    adapters = random_adapters()
+    directions = basis(7, 7)
+    subspace = dict.fromkeys(adapters, directions[:, :3])
+    fresh = {n: Adapter(a, torch.zeros_like(b), s) for n, (a, b, s) in adapters.items()}
+    assert representation_orthogonality(fresh, subspace).item() == 0.0
+    beside = {n: Adapter(a, directions[:, 3:5] * 4, s) for n, (a, b, s) in adapters.items()}
+    assert representation_orthogonality(beside, subspace).item() == pytest.approx(0.0, abs=1e-9)
+    inside = {n: Adapter(a, directions[:, :2] * 4, s) for n, (a, b, s) in adapters.items()}
+    assert representation_orthogonality(inside, subspace).item() == pytest.approx(6 * 2 * 16, rel=1e-5)
+
+
+def test_orthogonality_knows_the_subspace_and_not_its_basis() -> None:
+    adapters = random_adapters()
+    turned = {name: basis(7, 3) @ basis(3, 3, 5) for name in adapters}
+    value = representation_orthogonality(adapters, {name: basis(7, 3) for name in adapters}).item()
+    assert representation_orthogonality(adapters, turned).item() == pytest.approx(value, rel=1e-5)
+    whole = representation_orthogonality(adapters, {name: basis(7, 7) for name in adapters}).item()
+    squares = sum(a.b.detach().square().sum().item() for a in adapters.values())
+    assert whole == pytest.approx(squares, rel=1e-5) and value < whole
+
+
+def test_directions_are_asked_for_once_and_only_where_they_are_read() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def directions(layer: str, rank: int) -> torch.Tensor:
+        asked.append((layer, rank))
+        return basis(7, rank).double()
+
+    adapters = random_adapters()
+    weights = Weights(adapters, directions)
+    call_on_weights(group_sparsity, weights, {})
+    assert not asked and not reads_measured(group_sparsity)
+    assert reads_measured(representation_orthogonality)
+    for _ in range(2):
+        value = call_on_weights(representation_orthogonality, weights, {"rank": 4})
+    assert asked == [(name, 4) for name in adapters] and value.dtype == torch.float32
+    with pytest.raises(ConfigError, match="none were measured"):
+        call_on_weights(representation_orthogonality, Weights(adapters), {})

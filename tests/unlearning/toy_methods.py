@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from harmonize.config.paths import conf_dir
 from harmonize.data.batch import Row
 from harmonize.data.responses import all_sources, sources_of
 from harmonize.models.head import Head
-from harmonize.models.lora import apply_peft
 from harmonize.models.reference import build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
-from harmonize.unlearning.adapters import weights_for
+from harmonize.statistics import fit_stats
+from harmonize.unlearning.adapters import Measure, adapt
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.steps import StepLoader
@@ -38,6 +38,30 @@ def method_config(name: str) -> dict[str, Any]:
     loaded = OmegaConf.load(conf_dir() / "method" / f"{name}.yaml")
     whole: Any = OmegaConf.create({"seed": 0, "method": loaded})
     return OmegaConf.to_container(whole, resolve=True)["method"]  # type: ignore[index, call-overload, return-value]
+
+
+def start_of(name: str) -> dict[str, Any]:
+    """`init` of the `peft` option that the method's YAML chooses, if there is one."""
+    for entry in OmegaConf.load(conf_dir() / "method" / f"{name}.yaml").get("defaults", []):
+        for key, option in entry.items() if isinstance(entry, Mapping) else ():
+            if key.startswith("override /peft@"):
+                chosen = OmegaConf.load(conf_dir() / "peft" / f"{option}.yaml")
+                return {"init": OmegaConf.to_container(chosen.init)} if "init" in chosen else {}
+    return {}
+
+
+def measure_on(model: Any, response: dict[str, Any]) -> Measure:
+    """Second moments on the rows of a side, with the data's own answers."""
+
+    def measure(side: str, layers: Sequence[str]) -> dict[str, torch.Tensor]:
+        rows = [
+            row
+            for row in rows_for(dict.fromkeys(response, "reference"))
+            if (row.role == "forget") == (side == "forget")
+        ]
+        return fit_stats("covariance", model, Head.of(model), rows, 0, layers=layers)
+
+    return measure
 
 
 def _ids(draw: torch.Generator, low: int, high: int) -> tuple[int, ...]:
@@ -148,9 +172,11 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
             if parameter.dim() > 1:
                 parameter.mul_(6)  # a model with opinions, so that every loss has something to do
     terms = build_terms(config["objectives"])
+    weights = None
     if lora or any(t.reads_weights for t in terms):
-        torch.manual_seed(1)
-        model = apply_peft(model, LORA)
+        model, weights = adapt(
+            model, {**LORA, **start_of(name)}, terms, measure_on(model, config["response"]), 1
+        )
     teacher = _teacher(model, config["response"], folder, mode)
     rows = rows_for(config["response"], teacher)
     reference = _reference(model, terms, rows, folder, mode)
@@ -161,7 +187,7 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
         terms=terms,
         teacher=teacher,
         reference=reference,
-        weights=weights_for(model, terms),
+        weights=weights,
         # Adam would blow rounding up to whole steps where a gradient is zero, as RMU's is on retain rows at first
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
         log=found.log,

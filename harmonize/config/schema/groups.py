@@ -109,6 +109,8 @@ class ModelConfig:
 class PeftConfig(dict[str, Any]):
     """`peft`: `peft_type: none` trains all weights; otherwise peft's own `LoraConfig` names.
 
+    init: A function (`_target_`, settings) that gives each layer's adapter its first matrices, from the layer's weight
+        and what its outputs look like on forget and retain rows. The base weights stay as they are.
     merge: Export with the adapter merged into the base (an adapter alone leaves the knowledge in the base).
     load_in_4bit: QLoRA: the base is loaded in 4-bit NF4 (needs the `qlora` extra and CUDA).
     """
