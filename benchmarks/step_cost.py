@@ -29,8 +29,9 @@ from harmonize.data.batch import Batch, Row, collate
 from harmonize.models.head import Head, answer_hidden
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.objectives.distill import pull, push
-from harmonize.objectives.inputs import Outputs, call, list_sizes
+from harmonize.objectives.inputs import call, list_sizes
 from harmonize.objectives.likelihood import cross_entropy
+from harmonize.objectives.outputs import Outputs
 
 ARMS = ("bidirectional", "supervised")
 BIDIRECTIONAL = [(pull, {"k": 16}), (push, {"k": 16, "k_teacher": 16})]

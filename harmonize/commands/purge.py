@@ -1,4 +1,4 @@
-"""`harmonize purge FOLDER`: removes samples, resume checkpoints, W&B files and teacher caches."""
+"""`harmonize purge FOLDER`: removes samples, resume checkpoints, W&B files, and caches that tell of the data."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def sensitive(folders: list[Path], cache: Path) -> tuple[list[Path], list[Path]]
 def _agreed(n: int) -> bool:
     if not sys.stdin.isatty():
         raise RunError("There is nobody to ask. Add --yes to remove them, or --list to only see them.")
-    return input(f"Remove these {n}? Teacher caches are shared by runs of the same data. [y/N] ").lower() in (
+    return input(f"Remove these {n}? Caches are shared by runs of the same data. [y/N] ").lower() in (
         "y",
         "yes",
     )

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harmonize.config import method_checks, prepare_checks, sequence_checks
+from harmonize.config import edit_checks, method_checks, peft_checks, prepare_checks, sequence_checks
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
     at_least,
@@ -35,9 +35,6 @@ SPLITS: tuple[str, ...] = ("test", "val")  # evaluation asks about facts of trai
 SANDBOX_MODELS: tuple[str, ...] = ("sandbox:target", "sandbox:gold")
 SANDBOX_READER = "harmonize.data.sandbox"
 
-# Adapters there would change the logits that the head seam and the teacher share.
-OUTPUT_HEADS: tuple[str, ...] = ("lm_head", "embed_out", "output_projection")
-
 
 def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
     """All problems of a composed configuration.
@@ -59,13 +56,21 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
     groups = {"logger": _logger, "teacher": _teacher, "suite": _suite}
     checks += [partial(check, cfg) for group, check in groups.items() if group in cfg]
     if trains or command == "finetune":
-        checks += [lambda: _peft(cfg), lambda: _optimizer(cfg), lambda: _precision(cfg, command)]
+        checks += [
+            lambda: peft_checks.check(cfg, command),
+            lambda: _optimizer(cfg),
+            lambda: _precision(cfg, command),
+        ]
     if trains:
         checks += [
             lambda: method_checks.method(cfg),
+            lambda: method_checks.adapters(cfg),
             lambda: method_checks.sampler(cfg),
             lambda: method_checks.stored_lists(cfg),
             lambda: _seams(cfg),
+            lambda: edit_checks.statistics(cfg),
+            lambda: edit_checks.edit(cfg),
+            lambda: edit_checks.repair(cfg),
         ]
     if command == "diagnose":
         checks += [
@@ -216,54 +221,6 @@ def _model_name(key: str, name: str, sandbox: bool, dataset: Any) -> list[str]:
     return []
 
 
-def _peft(cfg: Any) -> list[str]:
-    node = present(cfg.peft)
-    kind = str(node.get("peft_type", "none"))
-    settings = {k: v for k, v in node.items() if k not in ("peft_type", "merge", "load_in_4bit")}
-    if kind == "none":
-        problems = [
-            f"peft.{k} has no effect with peft_type=none. Use peft=lora, or ~peft.{k}." for k in settings
-        ]
-        if node.get("load_in_4bit"):
-            problems.append("peft.load_in_4bit=true trains adapters over a 4-bit base. Use peft=qlora.")
-        return problems
-    if kind != "LORA":
-        return [f"peft.peft_type={kind}: {did_you_mean(kind, ('none', 'LORA'))} Use peft=lora."]
-    problems = []
-    for key in ("target_modules", "modules_to_save"):
-        value = settings.get(key)
-        named = [value] if isinstance(value, str) else list(value or [])
-        heads = [n for n in named if str(n).split(".")[-1] in OUTPUT_HEADS]
-        if heads:
-            problems.append(
-                f"peft.{key} names the output head ({heads[0]}); an adapter there would change the logits that are "
-                f"distilled. Leave it out, or use peft.{key}={'all-linear' if key == 'target_modules' else 'null'}."
-            )
-    if node.get("load_in_4bit"):
-        problems += _four_bit()
-        if node.get("merge"):
-            problems.append(
-                "peft.merge=true: an adapter cannot be merged exactly into a 4-bit base. Use peft.merge=false, and "
-                "merge it into the base loaded in full precision."
-            )
-    return problems + check_parameters(
-        {"_target_": "peft.LoraConfig", **settings}, allow=("peft",), where="peft"
-    )
-
-
-def _four_bit() -> list[str]:
-    from importlib.util import find_spec
-
-    import torch
-
-    problems = []
-    if not torch.cuda.is_available():
-        problems.append("peft=qlora needs a CUDA device, and torch sees none. Use peft=lora.")
-    if find_spec("bitsandbytes") is None:
-        problems.append("peft=qlora needs bitsandbytes. pip install 'harmonize[qlora]', or use peft=lora.")
-    return problems
-
-
 def _teacher(cfg: Any) -> list[str]:
     t = cfg.teacher
     problems = known_roles("teacher.instruct_roles", t.instruct_roles)
@@ -279,6 +236,12 @@ def _teacher(cfg: Any) -> list[str]:
 
 def _draws(cfg: Any) -> list[str]:
     problems = at_least("rows", cfg.rows, 2) + at_least("draws", cfg.draws, 1)
+    if cfg.loss.value == "method" and not any(
+        v is not None for v in to_plain(cfg.method.objectives).values()
+    ):
+        problems.append(
+            f"loss=method: method={cfg.method.name} trains nothing, so it has no loss. Use loss=nll."
+        )
     return (
         problems
         + at_least("batch_rows", cfg.batch_rows, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harmonize.config.edit_checks import acts
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
     TRAINED_ROLES,
@@ -12,13 +13,19 @@ from harmonize.config.rules import (
     finite,
     inputs_of,
     known_roles,
+    no_roles,
+    on_weights,
     one_of,
     own_problems,
     present,
+    trained_roles,
 )
 from harmonize.errors import ConfigError
 
 RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal", "alternate", "random")
+
+# Groups whose choice may be all that a method does.
+STAND_ALONE: tuple[str, ...] = ("edit",)
 
 # Keys of an objective's entry that are not parameters of its function.
 OBJECTIVE_KEYS: tuple[str, ...] = ("weight", "roles")
@@ -32,7 +39,7 @@ def method(cfg: Any) -> list[str]:
     for role, value in response.items():
         problems += _sources(f"method.response.{role}", value)
     objectives = {k: v for k, v in to_plain(cfg.method.objectives).items() if v is not None}
-    if not objectives:
+    if not objectives and not any(acts(cfg, group) for group in STAND_ALONE):
         problems.append(
             "method.objectives is empty, so nothing would be trained. Choose a method: method=bidirectional."
         )
@@ -43,12 +50,15 @@ def method(cfg: Any) -> list[str]:
             problems.append(f"{at} must be a mapping with _target_, got {entry!r}. Remove it with ~{at}.")
             continue
         problems += _objective(at, entry, cfg.allow, response)
+        problems += finite(f"{at}.weight", entry.get("weight", 1.0))
+        if on_weights(entry, cfg.allow):
+            problems += no_roles(at, entry)
+            continue
         roles = entry.get("roles", list(TRAINED_ROLES))
         problems += known_roles(f"{at}.roles", roles)
         if isinstance(roles, Mapping):
             for role, factor in roles.items():
                 problems += finite(f"{at}.roles.{role}", factor)
-        problems += finite(f"{at}.weight", entry.get("weight", 1.0))
         if rows and not any(rows.get(r, 0) and r in response for r in roles):
             problems.append(
                 f"{at} trains on {', '.join(map(str, roles)) or 'no role'}, none of which has rows and a response. "
@@ -72,9 +82,12 @@ def _objective(
     function = entry.get("_target_")
     if function is None:
         return check_parameters(entry, where=at)
+    from harmonize.objectives.weights import reads_weights
+
     try:
         resolved = resolve(function, allow)
         inputs = inputs_of(resolved)
+        reads_weights(resolved)
     except ConfigError as error:
         return [f"{at}._target_: {p}" for p in error.problems]
     problems = check_parameters(entry, extra=inputs, skip=OBJECTIVE_KEYS, allow=allow, where=at)
@@ -103,8 +116,35 @@ def _responses_suit(at: str, role: str, inputs: Iterable[str], response: Mapping
     return []
 
 
+def adapters(cfg: Any) -> list[str]:
+    """Terms that read the matrices of adapters need adapters, and some need rows to measure."""
+    from harmonize.objectives.weights import reads_measured
+
+    entries = {
+        str(name): entry
+        for name, entry in to_plain(cfg.method.objectives).items()
+        if isinstance(entry, Mapping) and on_weights(entry, cfg.allow)
+    }
+    if str(present(cfg.peft).get("peft_type", "none")) == "none":
+        return [
+            f"method.objectives.{name} reads the matrices of adapters, and peft=none trains all weights. Use "
+            f"peft=lora, or remove it with ~method.objectives.{name}."
+            for name in entries
+        ]
+    if trained_roles(cfg, forget=False):
+        return []
+    return [
+        f"method.objectives.{name} is measured on rows that are to stay, and the method trains on none. Give it some: "
+        f"+method.response.retain=reference, or remove it with ~method.objectives.{name}."
+        for name, entry in entries.items()
+        if reads_measured(resolve(entry["_target_"], cfg.allow))
+    ]
+
+
 def sampler(cfg: Any) -> list[str]:
-    """Rows of a step, against the roles that the method answers."""
+    """Rows of a step, against the roles that the method answers; a method that trains nothing draws none."""
+    if not any(v is not None for v in to_plain(cfg.method.objectives).values()):
+        return []
     rows = to_plain(cfg.sampler.rows)
     response = to_plain(cfg.method.response)
     problems = known_roles("sampler.rows", rows)

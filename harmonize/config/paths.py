@@ -31,7 +31,7 @@ def conf_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where sandbox models and teacher caches go: HARMONIZE_CACHE, else the user's cache directory."""
+    """Where sandbox models, teacher caches and statistics go: HARMONIZE_CACHE, else the user's cache directory."""
     if named := os.environ.get("HARMONIZE_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harmonize"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.data.example import ROLES
 from harmonize.errors import ConfigError, did_you_mean
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 TRAINED_ROLES: tuple[str, ...] = tuple(str(r) for r in ROLES if r != "general")
 
@@ -28,6 +30,29 @@ def inputs_of(function: Any) -> set[str]:
     """Positional parameters: what code supplies, while keyword-only ones are settings."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def on_weights(entry: Mapping[str, Any], allow: Iterable[str]) -> bool:
+    """Whether an entry of `method.objectives` reads weights in the place of outputs; False for a broken one."""
+    from harmonize.objectives.weights import reads_weights
+
+    try:
+        return reads_weights(resolve(entry.get("_target_", ""), allow))
+    except ConfigError:  # its own check tells
+        return False
+
+
+def no_roles(at: str, entry: Mapping[str, Any]) -> list[str]:
+    """A term that reads weights has no rows, so no roles."""
+    if "roles" not in entry:
+        return []
+    return [f"{at} reads the trained weights and no rows, so it has no roles. Remove them: ~{at}.roles."]
+
+
+def trained_roles(cfg: Any, forget: bool) -> list[str]:
+    """Roles of one side that a method trains on: forget, or all others, which are what is to stay."""
+    rows = to_plain(cfg.sampler.rows)
+    return [str(r) for r in to_plain(cfg.method.response) if (r == "forget") == forget and rows.get(r, 0)]
 
 
 def known_roles(key: str, roles: Iterable[Any]) -> list[str]:
@@ -91,6 +116,16 @@ def component(at: str, cfg: Any, node: Mapping[str, Any], extra: Iterable[str] =
 
         problems += one_of(f"{at}.evidence", node["evidence"], tuple(e.name for e in Evidence))
     return problems
+
+
+def checked(problems: Callable[[Any], list[str]]) -> Callable[[F], F]:
+    """Gives a function its `problems(cfg)`: what is wrong with a configuration that chooses it."""
+
+    def mark(function: F) -> F:
+        function.problems = problems  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 def own_problems(at: str, cfg: Any) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,15 @@ def stop_ids(model: Any) -> tuple[int, ...]:
 
 def model_digest(model: nn.Module) -> str:
     """SHA-256 over configuration and base weights, the same with adapters as without."""
-    digest = hashlib.sha256()
     base = model.get_base_model() if has_adapters(model) else model  # type: ignore[operator]
     config = {k: v for k, v in base.config.to_dict().items() if k not in _NOT_CONTENT}  # type: ignore[union-attr, operator]
-    digest.update(content_hash(config).encode())
     state = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items() if ".lora_" not in k}
+    return tensors_digest(state, content_hash(config))
+
+
+def tensors_digest(state: Mapping[str, Any], head: str = "") -> str:
+    """SHA-256 over `head` and the tensors by name: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(head.encode())
     for name in sorted(state):
         value = state[name]
         if isinstance(value, Tensor):

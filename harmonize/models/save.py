@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harmonize.errors import ModelError, RunError
+from harmonize.errors import RunError
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import adapter_layers, has_adapters
+from harmonize.models.lora import adapter_layers, has_adapters, merged_weight
 
 
 def export(loaded: LoadedModel, folder: str | Path, card: str, merge: bool = True) -> Path:
@@ -74,21 +74,7 @@ def merged_state(model: Any) -> dict[str, Tensor]:
             continue
         state[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = value
     for name, layer in layers.items():
-        weight = layer.base_layer.weight
-        if not weight.is_floating_point():
-            raise ModelError(
-                "An adapter on 4-bit weights cannot be merged exactly. Export it alone with peft.merge=false, and "
-                "merge it into the base model loaded in full precision."
-            )
-        if any(getattr(layer, "use_dora", {}).values()) or getattr(layer, "lora_variant", None):
-            raise ModelError(
-                "Only plain LoRA can be merged on export. Set peft.merge=false to export the adapter alone."
-            )
-        total = weight.detach().float()
-        for adapter in layer.active_adapters:
-            if adapter in layer.scaling:
-                total = total + layer.get_delta_weight(adapter).float()
-        state[f"{name}.weight"] = total.to(weight.dtype)
+        state[f"{name}.weight"] = merged_weight(layer)
     for name, module in base.named_modules():
         if hasattr(module, "modules_to_save"):
             for key, value in module.modules_to_save[module.active_adapters[0]].state_dict().items():

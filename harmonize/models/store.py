@@ -12,26 +12,38 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from harmonize.data.corpus import content_hash
 from harmonize.errors import RunError
 
 RAM_BYTES = 512 << 20  # arrays up to this size together are read into memory
 _BLOCK = 1 << 22
+_BFLOAT16 = "@bfloat16"
 
 
 class CorruptFolder(Exception):
     """A folder that is incomplete or not what was written."""
 
 
-def write_folder(folder: Path, key: str, fill: Callable[[Path], None]) -> None:
+def write_folder(
+    folder: Path, key: str, fill: Callable[[Path], None], about: Mapping[str, Any] | None = None
+) -> None:
     """Writes a folder through `fill(temporary folder)`, which saves the arrays, then renames it into place.
 
     If another process was first, its folder stays.
+
+    Args:
+        folder: Where it shall lie.
+        key: Content key, checked when it is read.
+        fill: Saves `.npy` files.
+        about: What the folder holds, in words that a reader of the header alone can use (JSON).
 
     Raises:
         RunError: The disk is full or the place is not writable.
@@ -44,7 +56,9 @@ def write_folder(folder: Path, key: str, fill: Callable[[Path], None]) -> None:
             for path in sorted(work.glob("*.npy")):
                 path.chmod(0o600)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _file_hash(path)}
-            header = {"key": key, "files": files}
+            header: dict[str, Any] = {"key": key, "files": files}
+            if about is not None:
+                header["about"] = dict(about)
             header["check"] = content_hash(header)
             target = work / "header.json"
             target.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
@@ -54,14 +68,33 @@ def write_folder(folder: Path, key: str, fill: Callable[[Path], None]) -> None:
                 _rename(work, folder)
     except OSError as error:
         raise RunError(
-            f"The teacher cache {folder} cannot be written: {error.strerror or error}. Free some space or set "
-            "paths.cache_dir=/another/folder; teacher.cache=none works without a cache."
+            f"The cache {folder} cannot be written: {error.strerror or error}. Free some space or set "
+            "paths.cache_dir=/another/folder; of a teacher or reference, teacher.cache=none keeps no cache."
         ) from error
 
 
 def open_array(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """A new array of a folder that is being written, mapped so that it may exceed the memory."""
     return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
+
+def save_tensor(folder: Path, name: str, value: Tensor) -> None:
+    """Saves a tensor into a folder that is being written; bfloat16, which numpy does not have, as its bits."""
+    kept = value.detach().cpu().contiguous()
+    if kept.dtype == torch.bfloat16:
+        name, kept = f"{name}{_BFLOAT16}", kept.view(torch.int16)
+    np.save(folder / f"{name}.npy", kept.numpy())
+
+
+def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """What `save_tensor` saved, from the arrays of a folder."""
+    found = {}
+    for name, array in arrays.items():
+        value = torch.from_numpy(np.asarray(array))
+        found[name.removesuffix(_BFLOAT16)] = (
+            value.view(torch.bfloat16) if name.endswith(_BFLOAT16) else value
+        )
+    return found
 
 
 def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
@@ -74,10 +107,9 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     try:
-        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
-        check = header.pop("check")
-        if check != content_hash(header) or header["key"] != key:
-            raise CorruptFolder("header.json does not match its checksum")
+        header = _header(folder)
+        if header["key"] != key:
+            raise CorruptFolder("header.json is of another key")
         for name, facts in header["files"].items():
             path = folder / name
             if path.stat().st_size != facts["bytes"]:
@@ -95,6 +127,28 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFolder(str(error)) from error
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a folder, verified, without its arrays: `key`, `files`, and `about` where it was given.
+
+    Raises:
+        FileNotFoundError: No folder of arrays.
+        CorruptFolder: The header is altered.
+    """
+    try:
+        return _header(folder)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFolder(str(error)) from error
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    if header.pop("check") != content_hash(header):
+        raise CorruptFolder("header.json does not match its checksum")
+    return header
 
 
 def remove_folder(folder: Path) -> None:

@@ -101,6 +101,32 @@ def ceu(
     return per_row(loss, row, n_rows, offset >= int(ignore_first_n_answer_tokens))
 
 
+def inverted_hinge(
+    student_logits: Tensor,
+    labels: Tensor,
+    row: Tensor,
+    offset: Tensor,
+    n_rows: int,
+    *,
+    positions: Positions = "all",
+) -> tuple[Tensor, Tensor]:
+    """Inverted hinge loss: from 2 where the response token is certain to 0 where another one is.
+
+    Formula: 1 + p - max p of the other tokens
+
+    Args:
+        student_logits: [A, V].
+        labels: [A] response tokens y.
+        row, offset, n_rows, positions: As in `harmonize.objectives.likelihood.cross_entropy`.
+
+    Source: LoKU, arXiv 2408.06621; the form as in REGLU's code (arXiv 2604.17396).
+    """
+    p = student_logits.float().softmax(1)
+    chosen = labels.unsqueeze(1)
+    other = p.scatter(1, chosen, -1.0).max(1).values
+    return per_row(1 + p.gather(1, chosen).squeeze(1) - other, row, n_rows, included(offset, positions))
+
+
 def _aligned(batch: object, settings: object) -> Tensor:
     first = 1 if settings["mask"] == "unshifted" else 0  # type: ignore[index]
     return beyond_first("first")(batch, {"first": first})  # type: ignore[arg-type]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from harmonize.objectives.reduce import Positions, included, per_row
+from harmonize.objectives.reduce import Positions, counted, each_sequence, included, per_row
 
 
 def cross_entropy(
@@ -109,3 +111,57 @@ def bounded_ascent(
     """
     p = label_log_probs.float().exp()
     return per_row(-torch.log1p(-p / 2), row, n_rows, included(offset, positions))
+
+
+@counted(each_sequence)
+def bounded_forget(
+    label_log_probs: Tensor,
+    n_vocab: int,
+    row: Tensor,
+    offset: Tensor,
+    n_rows: int,
+    *,
+    bound: float | None = None,
+    positions: Positions = "all",
+) -> tuple[Tensor, Tensor]:
+    """ReLU(bound - cross-entropy of a response): ascent that ends where it is as unlikely as the bound says.
+
+    Formula: relu(bound - L / |a|), bound ln V unless it is given
+
+    Args:
+        label_log_probs: [A] log-probability of each response token.
+        n_vocab: Number of ids V.
+        row, offset, n_rows, positions: As in `cross_entropy`.
+        bound: In nats per token; null takes ln V, the cross-entropy of a uniform guess (our choice).
+
+    Source: GS-LoRA, arXiv 2403.11530 and 2501.09705 (code: bound 105 at CosFace's scale, weight 0.15). There the ReLU
+    acts on the mean over the batch, so that answers far beyond the bound let others off; that mean spans micro-batches
+    and ranks and is not known when the first of them is differentiated. A row's mean is the nearest to it that
+    accumulation does not change; with rows of one length the two agree while all lie on one side of the bound.
+    """
+    total, count = cross_entropy(label_log_probs, row, offset, n_rows, positions=positions)
+    return (_bound(bound, n_vocab) - total / count.clamp_min(1)).relu(), torch.ones_like(count)
+
+
+def bounded_forget_by_token(
+    label_log_probs: Tensor,
+    n_vocab: int,
+    row: Tensor,
+    offset: Tensor,
+    n_rows: int,
+    *,
+    bound: float | None = None,
+    positions: Positions = "all",
+) -> tuple[Tensor, Tensor]:
+    """The same with the ReLU on each token: no token makes up for another.
+
+    Formula: relu(bound + log p), bound ln V unless it is given
+
+    Arguments and source are those of `bounded_forget`; this level is ours.
+    """
+    loss = (_bound(bound, n_vocab) + label_log_probs.float()).relu()
+    return per_row(loss, row, n_rows, included(offset, positions))
+
+
+def _bound(given: float | None, n_vocab: int) -> float:
+    return math.log(n_vocab) if given is None else float(given)

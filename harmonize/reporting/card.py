@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from harmonize.reporting.escape import markdown
 from harmonize.tracking.results import METRIC_NAMES, Results
 
@@ -26,6 +29,7 @@ def model_card(results: Results) -> str:
         f"- Method: {markdown(method['description'] or method['name'])} ({markdown(method['paper'] or 'no paper')})",
         f"- Data set: {markdown(data['name'])}; prefilled views in training: {markdown(data['prefill']['mode'])}",
         f"- Start model: {markdown(model['name_or_path'])}; adapters: {markdown(config['peft']['peft_type'])}",
+        *_after(config),
         f"- Seed: {results.seed}; commit: {(results.git or {}).get('commit', 'unknown')}",
         "",
         "| metric | this model | start model | better |",
@@ -42,3 +46,12 @@ def model_card(results: Results) -> str:
     notes = [f"- {markdown(note)}" for note in results.notes]
     lines += ["", "## Limits", "", _LIMITS, *(["", *notes] if notes else []), ""]
     return "\n".join(lines)
+
+
+def _after(config: Mapping[str, Any]) -> list[str]:
+    """What changed the weights after training."""
+    groups = {group: config.get(group) or {} for group in ("edit", "repair")}
+    done = [
+        f"{group} {markdown(str(node.get('name')))}" for group, node in groups.items() if node.get("_target_")
+    ]
+    return [f"- After training: {', '.join(done)}"] if done else []

@@ -20,7 +20,7 @@ from harmonize.config.instantiate import ABOUT, parameters
 from harmonize.config.paths import conf_dir
 from harmonize.config.sources import Source, file_of, source_of, tree_of
 from harmonize.errors import ConfigError, did_you_mean
-from harmonize.unlearning.grouping import group_of
+from harmonize.unlearning.grouping import NO_ROLE, group_of
 
 METHOD = "method"
 EVIDENCE: dict[str, str] = {
@@ -37,6 +37,10 @@ _OF_REFERENCE = {
     "log_probs": "log-probabilities of the responses",
     "hidden": "final hidden states",
     "layer": "hidden states after a block",
+}
+_OF_WEIGHTS = {
+    "adapters": ("adapters", "adapters (peft=lora)"),
+    "retain_subspace": ("statistics", "second moments of the adapted layers' outputs on retain rows"),
 }
 _OF_RESPONSES = {
     "refusal": ("refusals", "refusal texts of the data set"),
@@ -88,8 +92,13 @@ class Part:
 
     @property
     def reads(self) -> dict[str, Mapping[str, Any]]:
-        """Inputs of an objective with what each is (`objectives.inputs.Field`); none of a column of the batch."""
+        """Inputs of an objective with what each is (`objectives.outputs.Field`); none of a column of the batch."""
         return {name: fields().get(name, {}) for name in (self.source.inputs if self.source else ())}
+
+    @property
+    def on_weights(self) -> bool:
+        """Whether an objective reads trained weights in the place of outputs: it has no roles then."""
+        return bool(self.reads.keys() & weight_fields())
 
 
 @dataclass(frozen=True)
@@ -189,6 +198,8 @@ class Option:
             return 1
         answered = self.response
         pairs = [(t.name, role) for t in self.terms for role in t.roles or answered if role in answered]
+        pairs = [pair for pair in pairs if pair[0] not in {t.name for t in self.terms if t.on_weights}]
+        pairs += [(t.name, NO_ROLE) for t in self.terms if t.on_weights]
         return len({group_of(rule, *pair) for pair in pairs})
 
 
@@ -220,25 +231,36 @@ def described_groups(dirs: Sequence[str] = ()) -> list[str]:
 
 @lru_cache(maxsize=1)
 def fields() -> dict[str, dict[str, Any]]:
-    """The fields that objectives may name, with the keywords of their registration in `objectives.inputs`."""
-    path = file_of("harmonize.objectives.inputs")
-    found: dict[str, dict[str, Any]] = {}
-    functions = (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef)) if path else ()
-    for node in functions:
-        for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "_field":
-                given = {k.arg: ast.literal_eval(k.value) for k in mark.keywords if k.arg}
-                given["teacher"] = bool(given.get("teacher") or given.get("teacher_k"))
-                found[node.name] = given
+    """The fields that objectives may name, with the keywords of their registration in `objectives.outputs`."""
+    found = _registered("harmonize.objectives.outputs")
+    for given in found.values():
+        given["teacher"] = bool(given.get("teacher") or given.get("teacher_k"))
     return found
 
 
 @lru_cache(maxsize=1)
+def weight_fields() -> dict[str, dict[str, Any]]:
+    """The same of `objectives.weights`, for objectives on trained weights."""
+    return _registered("harmonize.objectives.weights")
+
+
+def _registered(module: str) -> dict[str, dict[str, Any]]:
+    path = file_of(module)
+    functions = [n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef)] if path else []
+    return {
+        node.name: {k.arg: ast.literal_eval(k.value) for k in mark.keywords if k.arg}
+        for node in functions
+        for mark in node.decorator_list
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "_field"
+    }
+
+
+@lru_cache(maxsize=1)
 def columns() -> frozenset[str]:
-    """Columns that every batch has, as `objectives.inputs` lists them."""
-    path = file_of("harmonize.objectives.inputs")
+    """Columns that every batch has, as `objectives.outputs` lists them."""
+    path = file_of("harmonize.objectives.outputs")
     for node in tree_of(path).body if path else ():
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_BATCH_FIELDS":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BATCH_FIELDS":
             return frozenset(ast.literal_eval(node.value))
     return frozenset()
 
@@ -322,8 +344,10 @@ def _needs(option: Option) -> Iterator[tuple[str, str]]:
     for source, (word, what) in _OF_RESPONSES.items():
         if source in answers:
             yield word, what
+    whole = {name for term in option.terms if term.on_weights for name in term.reads}
+    yield from (_OF_WEIGHTS[name] for name in weight_fields() if name in whole)
     for term in option.terms:
-        for name in term.reads.keys() - fields().keys() - columns():
+        for name in term.reads.keys() - fields().keys() - columns() - weight_fields().keys():
             yield name, f"read by {term.target}"
     for part in [*option.parts, *(p for o in option.chosen for p in o.parts)]:
         if said := part.section("Needs"):

@@ -138,7 +138,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
 def formula_lines(method: Option, width: int = 108) -> list[str]:
     """Every term of a method with its rows, weight and formula; of other options the formulas they state."""
     roles = ", ".join(method.response)
-    heads = [[t.name, ", ".join(t.roles) or roles] for t in method.terms]
+    heads = [[t.name, "adapters" if t.on_weights else ", ".join(t.roles) or roles] for t in method.terms]
     texts = [_formula(t) for t in method.terms]
     if not texts:
         texts = [text for _, text in method.formulas]

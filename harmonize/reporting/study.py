@@ -36,6 +36,7 @@ IGNORED = (
     "method.variants",
     "model.device",
     "suite.batch_size",
+    "statistics",
     "teacher.batch_size",
     "trainer.accelerator",
     "trainer.devices",

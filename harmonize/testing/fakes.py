@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.models.head import Head
-from harmonize.objectives.inputs import Outputs
+from harmonize.objectives.outputs import Outputs
 
 VOCABULARY = 12
 

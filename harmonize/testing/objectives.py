@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from harmonize.data.batch import Batch
-from harmonize.objectives.inputs import FIELDS, call, list_sizes, needs, row_counts
+from harmonize.objectives.inputs import call, list_sizes, needs, row_counts
+from harmonize.objectives.outputs import FIELDS
 from harmonize.testing.fakes import VOCABULARY, batch_of, moments_of, outputs_of
 
 Pair = tuple[Tensor, Tensor]
@@ -290,7 +291,7 @@ def _slow(entry: Entry, batch: Batch, student: Tensor, teacher: Tensor, position
         if "pair" in entry.tags and not (responses[r] == 0 and others):
             continue
         assert entry.of_row is not None
-        value = entry.of_row(row, rows[others[0]] if others else None)
+        value = entry.of_row(row if positions == "all" else row[:1], rows[others[0]] if others else None)
         total[r], count[r] = (0.0, 0) if value is None else (value, 1)
     return total, count
 

@@ -9,24 +9,15 @@ from typing import Any
 
 import torch
 
-from harmonize.config.instantiate import call
 from harmonize.console import say
 from harmonize.data.batch import Row
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Dialogue
 from harmonize.data.render import Renderer
-from harmonize.data.sampling import permutation
 from harmonize.errors import DataError
 from harmonize.models.load import LoadedModel
-from harmonize.objectives.likelihood import cross_entropy
-from harmonize.unlearning.controllers import Fixed
-from harmonize.unlearning.fit import fit, resumed_step
-from harmonize.unlearning.gradient import Sum
-from harmonize.unlearning.module import UnlearningModule
-from harmonize.unlearning.steps import StepLoader
-from harmonize.unlearning.terms import Term
-
-_WINDOW = 8  # steps whose rows are sorted by length together: less padding, nearly the same order
+from harmonize.unlearning.fit import resumed_step
+from harmonize.unlearning.supervised import ROLE, learn
 
 
 def dialogue_rows(dialogues: Sequence[Dialogue], renderer: Renderer, max_length: int | None) -> list[Row]:
@@ -42,7 +33,7 @@ def dialogue_rows(dialogues: Sequence[Dialogue], renderer: Renderer, max_length:
         else:
             ids = renderer.text_ids(d.response)
             prompt, target = ids[:1], ids[1:]
-        row = Row(example_id=f"dialogue-{i}", role="retain", subject="", prompt=prompt, target=target)
+        row = Row(example_id=f"dialogue-{i}", role=ROLE, subject="", prompt=prompt, target=target)
         if max_length is not None and row.length > max_length:
             raise DataError(
                 f"Training text {i + 1} needs {row.length} tokens, but the model reads at most {max_length}. "
@@ -54,82 +45,12 @@ def dialogue_rows(dialogues: Sequence[Dialogue], renderer: Renderer, max_length:
     return rows
 
 
-class RowSampler:
-    """Every row once an epoch, in batches of similar lengths, as a function of the step alone."""
-
-    def __init__(self, rows: Sequence[Row], size: int, seed: int) -> None:
-        self.rows, self.size, self.seed = list(rows), min(size, len(rows)), seed
-        self.per_epoch = -(-len(self.rows) // self.size)
-
-    def draw(self, step: int) -> list[Row]:
-        """Rows of one step."""
-        epoch, place = divmod(step, self.per_epoch)
-        window, inside = divmod(place, _WINDOW)
-        order = permutation(len(self.rows), self.seed, "finetune", epoch)
-        start = window * _WINDOW * self.size
-        members = sorted(order[start : start + _WINDOW * self.size], key=lambda i: (self.rows[i].length, i))
-        batches = [members[i : i + self.size] for i in range(0, len(members), self.size)]
-        chosen = batches[permutation(len(batches), self.seed, "window", epoch, window)[inside]]
-        return [self.rows[i] for i in chosen]
-
-
 def train(
-    loaded: LoadedModel,
-    dialogues: Sequence[Dialogue],
-    *,
-    batch_rows: int,
-    optimizer: Mapping[str, Any],
-    scheduler: Mapping[str, Any],
-    settings: Any,
-    seed: int,
-    title: str = "finetune",
-    checkpoints: Path | None = None,
-    resume: bool = False,
-    log: Any = None,
-    allow: Sequence[str] = (),
+    loaded: LoadedModel, dialogues: Sequence[Dialogue], *, title: str = "finetune", **settings: Any
 ) -> None:
-    """Trains `loaded.model` in place on the response tokens of `dialogues`.
-
-    Args:
-        loaded: Model and renderer.
-        dialogues: What to learn.
-        batch_rows: Rows of one optimizer step.
-        optimizer, scheduler: Config nodes.
-        settings: The `trainer` configuration.
-        seed: Decides order and dropout.
-        title: Of the bar.
-        checkpoints, resume: As in `fit`.
-        log: Receives metrics.
-        allow: Further packages whose targets may be called.
-    """
+    """Trains `loaded.model` in place on the response tokens of `dialogues`; settings as in `supervised.learn`."""
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    sampler = RowSampler(dialogue_rows(dialogues, loaded.renderer, limit), batch_rows, seed)
-    term = Term("cross_entropy", cross_entropy, 1.0, {"retain": 1.0})
-    module = UnlearningModule(
-        loaded.model,
-        [term],
-        optimizer=lambda parameters: call(optimizer, params=parameters, allow=allow),
-        scheduler=lambda o: call(scheduler, optimizer=o, total_steps=settings.max_steps, allow=allow),
-        combiner=Sum(),
-        controller=Fixed(),
-        pad_id=loaded.renderer.pad_id,
-        seed=seed,
-        accumulate=settings.accumulate_grad_batches,
-        clip=settings.gradient_clip_val,
-        log=log,
-        log_every=settings.log_every_n_steps,
-        n_vocab=len(loaded.tokenizer),
-    )
-    loaded.model.train()
-    fit(
-        module,
-        lambda start: StepLoader(sampler, lambda row: [row], start),
-        settings,
-        title=title,
-        checkpoints=checkpoints,
-        resume=resume,
-    )
-    loaded.model.eval()
+    learn(loaded, dialogue_rows(dialogues, loaded.renderer, limit), title=title, **settings)
 
 
 def new_model(architecture: Mapping[str, Any], tokenizer: Any, seed: int, name: str) -> LoadedModel:

@@ -175,8 +175,9 @@ def fit(
         if next(module.student.parameters()).device != device:
             module.student.to(device)  # Lightning leaves the model in main memory
     if graceful.asked:
+        kept = "the state was saved" if saver is not None else "this part starts again"
         raise Interrupted(
-            f"Interrupted after step {trainer.global_step} of {settings.max_steps}; the state was saved. "
+            f"Interrupted after step {trainer.global_step} of {settings.max_steps} ({title}); {kept}. "
             "Continue with the same command and resume=true."
         )
     return int(trainer.global_step)

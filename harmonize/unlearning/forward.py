@@ -9,7 +9,8 @@ from torch.nn import Module
 
 from harmonize.data.batch import Batch, Row
 from harmonize.models.head import Head, answer_states, block_number
-from harmonize.objectives.inputs import Outputs, layers_of
+from harmonize.objectives.inputs import layers_of
+from harmonize.objectives.outputs import Outputs
 from harmonize.unlearning.terms import Term, top_sizes
 
 if TYPE_CHECKING:

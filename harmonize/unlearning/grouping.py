@@ -1,5 +1,8 @@
 """Which (term, role) losses share a gradient when gradients are kept apart (`gradient.groups`), and what can not be
 paired with them.
+
+A term that reads weights has no role: it goes where it is named, and otherwise with the retain role, as what holds the
+model back.
 """
 
 from __future__ import annotations
@@ -8,18 +11,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harmonize.config.instantiate import resolve, to_plain
-from harmonize.config.rules import present
+from harmonize.config.rules import on_weights, present
 from harmonize.errors import ConfigError, did_you_mean
 
 FORGET, RETAIN = "forget", "retain"
 SIDES = (FORGET, RETAIN)
+NO_ROLE = ""  # in the place of a role, for the loss of a term that reads weights
 Groups = str | Mapping[str, Sequence[str]]
+
+
+def loss_name(term: str, role: str) -> str:
+    """A loss as it is named in logs and in `gradient.groups`: `term/role`, or the term alone where there is no role."""
+    return f"{term}/{role}" if role else term
+
 
 RULES: dict[str, Callable[[str, str], str]] = {
     "sides": lambda term, role: FORGET if role == FORGET else RETAIN,
     "terms": lambda term, role: term,
-    "roles": lambda term, role: role,
-    "pairs": lambda term, role: f"{term}/{role}",
+    "roles": lambda term, role: role or RETAIN,
+    "pairs": loss_name,
 }
 
 
@@ -29,7 +39,7 @@ def group_of(groups: Groups, term: str, role: str) -> str:
     Args:
         groups: `sides` (the forget role against all others), `terms`, `roles`, `pairs` (every loss alone), or a mapping
             of group to selectors: `term/role`, a term or a role. The most specific selector wins.
-        term, role: Of the loss.
+        term, role: Of the loss; the role is empty for a term that reads weights.
 
     Raises:
         ConfigError: No such rule, or no selector covers the loss.
@@ -39,12 +49,13 @@ def group_of(groups: Groups, term: str, role: str) -> str:
             raise ConfigError(f"gradient.groups={groups}: {did_you_mean(groups, RULES)}")
         return RULES[groups](term, role)
     owners = {str(s): str(name) for name, selectors in groups.items() for s in selectors}
-    for selector in (f"{term}/{role}", term, role):
+    name = loss_name(term, role)
+    for selector in (name, term, role or RETAIN):
         if selector in owners:
             return owners[selector]
     raise ConfigError(
-        f"gradient.groups leaves out the loss {term}/{role}. Add it to a group, for example "
-        f"gradient.groups.{next(iter(groups), RETAIN)}=[{term}/{role}]."
+        f"gradient.groups leaves out the loss {name}. Add it to a group, for example "
+        f"gradient.groups.{next(iter(groups), RETAIN)}=[{name}]."
     )
 
 
@@ -66,7 +77,7 @@ def group_problems(groups: Any, losses: Iterable[tuple[str, str]], sides_only: b
             for name, selectors in groups.items()
             if isinstance(selectors, str) or not isinstance(selectors, Sequence)
         ]
-        known = {s for term, role in pairs for s in (term, role, f"{term}/{role}")}
+        known = {s for pair in pairs for s in (*pair, loss_name(*pair)) if s}
         if not problems:
             named = [(name, str(s)) for name, selectors in groups.items() for s in selectors]
             problems = [
@@ -136,11 +147,15 @@ def memoryless(cfg: Any) -> list[str]:
 
 
 def trained(cfg: Any) -> list[tuple[str, str]]:
-    """Every (term, role) that the configuration trains: the objective names the role, and the role has a response."""
+    """Every (term, role) that the configuration trains: the objective names the role, and the role has a response.
+
+    A term that reads weights stands with NO_ROLE.
+    """
     response = to_plain(cfg.method.response)
     found = []
     for name, entry in to_plain(cfg.method.objectives).items():
         if isinstance(entry, Mapping):
-            roles = entry.get("roles", list(response))
-            found += [(str(name), str(role)) for role in roles if role in response]
+            roles = [r for r in entry.get("roles", list(response)) if r in response]
+            roles = [NO_ROLE] if on_weights(entry, cfg.allow) else roles
+            found += [(str(name), str(role)) for role in roles]
     return found

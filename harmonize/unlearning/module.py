@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,26 @@ from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
 from harmonize.models.head import Head, evaluating
+from harmonize.models.lora import is_adapter
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
 from harmonize.unlearning.gradient import Combiner, StepTools
+from harmonize.unlearning.grouping import loss_name
 from harmonize.unlearning.steps import StepData, micro_batches
-from harmonize.unlearning.terms import Denominators, Term, denominators, losses
+from harmonize.unlearning.terms import (
+    Denominators,
+    Term,
+    denominators,
+    losses,
+    weight_figures,
+    weight_losses,
+)
 
 if TYPE_CHECKING:
     from harmonize.models.cache import TeacherCache
     from harmonize.models.reference import Reference
+    from harmonize.objectives.weights import Weights
 
 Log = Callable[[dict[str, float], int], None]
 OptimizerFactory = Callable[[Sequence[Parameter]], torch.optim.Optimizer]
@@ -46,6 +56,7 @@ class UnlearningModule(L.LightningModule):
         terms: The method's objectives.
         teacher: Its cache, or None if no term reads it.
         reference: The untouched model's outputs, or None if no term reads them.
+        weights: The trained matrices, or None if no term reads them.
         optimizer, scheduler: Factories, called once training starts.
         combiner, controller: Gradient combination and term weights.
         pad_id: Fills padded columns.
@@ -74,6 +85,7 @@ class UnlearningModule(L.LightningModule):
         seed: int,
         teacher: TeacherCache | None = None,
         reference: Reference | None = None,
+        weights: Weights | None = None,
         accumulate: int = 1,
         clip: float | None = None,
         log: Log | None = None,
@@ -98,6 +110,7 @@ class UnlearningModule(L.LightningModule):
             controller=controller,
             choose_worst=choose_worst,
             weigh=weigh,
+            weights=weights,
         )
         self._log, self._log_every, self._cosines_every = log, log_every, cosines_every
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
@@ -137,8 +150,7 @@ class UnlearningModule(L.LightningModule):
         raw: dict[tuple[str, str], Tensor] = {}
         tools = self._tools(optimizer, batches, total, weights, step.step)
         apart: dict[tuple[str, str], list[Tensor | None]] = {}
-        for batch in batches:
-            found = self._forward(batch.to(self.device), total)
+        for batch, found in zip(batches, self._losses(batches, total), strict=True):
             weighted = self._weighted(found, weights)
             if self._cosines_every and step.step % self._cosines_every == 0:
                 self._keep_apart(apart, weighted)
@@ -163,8 +175,9 @@ class UnlearningModule(L.LightningModule):
             self._log(more, step.step + 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps trained weights only: a frozen base is not copied into every checkpoint."""
-        names = {f"student.{n}" for n, p in self.student.named_parameters() if p.requires_grad}
+        """Keeps trained weights and all adapters: a frozen base is not copied into every checkpoint."""
+        kept = (n for n, p in self.student.named_parameters() if p.requires_grad or is_adapter(n))
+        names = {f"student.{n}" for n in kept}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
         checkpoint["controller"] = self.controller.state_dict()
         checkpoint["combiner"] = self._parts.combiner.state_dict()
@@ -186,6 +199,16 @@ class UnlearningModule(L.LightningModule):
     def _forward(self, batch: Batch, total: Denominators) -> dict[tuple[str, str], Tensor]:
         return losses(self.terms, self._parts.forward(batch), batch, total)
 
+    def _losses(
+        self, batches: Sequence[Batch], total: Denominators
+    ) -> Iterator[dict[tuple[str, str], Tensor]]:
+        """Each micro-batch's losses; those on weights come once, with the first, and ranks share them."""
+        for place, batch in enumerate(batches):
+            found = self._forward(batch.to(self.device), total)
+            if place == 0:
+                found |= weight_losses(self.terms, self._parts.weights, 1 / self._world())
+            yield found
+
     def _weighted(
         self, found: Mapping[tuple[str, str], Tensor], weights: Mapping[str, float]
     ) -> dict[tuple[str, str], Tensor]:
@@ -203,8 +226,8 @@ class UnlearningModule(L.LightningModule):
         def evaluate() -> dict[tuple[str, str], float]:
             values: dict[tuple[str, str], float] = {}
             with evaluating(self.student), torch.no_grad():
-                for batch in batches:
-                    for key, value in self._forward(batch.to(self.device), total).items():
+                for found in self._losses(batches, total):
+                    for key, value in found.items():
                         factor = weights[key[0]] * self._factor(*key)
                         values[key] = values.get(key, 0.0) + factor * float(value)
             return self._reduce(values)
@@ -223,18 +246,18 @@ class UnlearningModule(L.LightningModule):
         self, apart: dict[tuple[str, str], list[Tensor | None]], weighted: Mapping[tuple[str, str], Tensor]
     ) -> None:
         """Adds each (term, role)'s own gradient of a micro-batch; graph and `.grad` stay as they are."""
-        found = gradients({"/".join(k): v for k, v in weighted.items()}, self.trainable)
+        found = gradients({loss_name(*k): v for k, v in weighted.items()}, self.trainable)
         for key in weighted:
-            apart[key] = add(apart.get(key), found["/".join(key)])
+            apart[key] = add(apart.get(key), found[loss_name(*key)])
 
     def _cosines(self, apart: Mapping[tuple[str, str], list[Tensor | None]]) -> dict[str, float]:
         for gradient in apart.values():
             self._average([g for g in gradient if g is not None])
-        found = pairwise({"/".join(k): g for k, g in apart.items()}, [TOTAL] * len(self.trainable))[TOTAL]
+        found = pairwise({loss_name(*k): g for k, g in apart.items()}, [TOTAL] * len(self.trainable))[TOTAL]
         return {f"cosine/{a}|{b}": v for (a, b), v in found.items() if math.isfinite(v)}
 
     def _factor(self, name: str, role: str) -> float:
-        return next(t.roles[role] for t in self.terms if t.name == name)
+        return next(t.roles.get(role, 1.0) for t in self.terms if t.name == name)
 
     def _world(self) -> int:
         return int(self.trainer.world_size)
@@ -251,7 +274,7 @@ class UnlearningModule(L.LightningModule):
     def _refuse(
         self, raw: Mapping[tuple[str, str], Tensor], batches: Sequence[Batch], total: Denominators, step: int
     ) -> None:
-        bad = [f"{name}/{role}" for (name, role), v in raw.items() if not math.isfinite(float(v))]
+        bad = [loss_name(*key) for key, v in raw.items() if not math.isfinite(float(v))]
         what = "the loss"
         if not bad:
             bad, what = self._bad_gradients(batches, total), "the gradient"
@@ -264,12 +287,11 @@ class UnlearningModule(L.LightningModule):
     def _bad_gradients(self, batches: Sequence[Batch], total: Denominators) -> list[str]:
         """Terms whose own gradient is not finite: each is taken again, alone."""
         bad: dict[str, None] = {}
-        for batch in batches:
-            found = self._forward(batch.to(self.device), total)
-            for (name, role), loss in found.items():
+        for found in self._losses(batches, total):
+            for key, loss in found.items():
                 gradients = torch.autograd.grad(loss, self.trainable, retain_graph=True, allow_unused=True)
                 if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
-                    bad[f"{name}/{role}"] = None
+                    bad[loss_name(*key)] = None
         return list(bad)
 
     def _due(self, step: int) -> bool:
@@ -296,9 +318,11 @@ class UnlearningModule(L.LightningModule):
         self._timer.tokens, self._timer.since = 0, now
         if torch.cuda.is_available() and self.device.type == "cuda":
             metrics["train/peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
-        for (name, role), value in raw.items():
-            metrics[f"term/{name}/{role}"] = value
-            metrics[f"term_weighted/{name}/{role}"] = weighted[name, role]
+        for key, value in raw.items():
+            metrics[f"term/{loss_name(*key)}"] = value
+            metrics[f"term_weighted/{loss_name(*key)}"] = weighted[key]
+        for name, figures in weight_figures(self.terms, self._parts.weights).items():
+            metrics |= {f"term_figure/{name}/{figure}": value for figure, value in figures.items()}
         for name, weight in weights.items():
             metrics[f"weight/{name}"] = weight
         self._log(metrics, done)

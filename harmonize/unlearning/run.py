@@ -18,15 +18,17 @@ from harmonize.errors import DataError
 from harmonize.evaluation.attacks import ineffective
 from harmonize.models.cache import TeacherCache
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import apply_peft
+from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
 from harmonize.reporting.card import model_card
 from harmonize.reporting.table import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
 from harmonize.unlearning.figures import Evaluations, Figures
+from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.setup import (
@@ -42,10 +44,15 @@ from harmonize.unlearning.teaching import (
     instruction_of,
     needs_teacher,
 )
-from harmonize.unlearning.terms import build_terms
+from harmonize.unlearning.terms import build_terms, weight_figures
 from harmonize.unlearning.training import Parts, build_sampler, row_factory, train
 
-UNLEARNING = ("teacher", "train")  # stages that are the method's own work, apart from loading and measuring
+UNLEARNING = (
+    "statistics",
+    "teacher",
+    "train",
+    "finish",
+)  # stages that are the method's own work, apart from loading and measuring
 VAL_AXES = ("forget", "retain", "neighbor", "asr", "utility")
 
 
@@ -93,6 +100,7 @@ class _Run:
         self.cpu: dict[str, float] = {}
         self.warnings: list[str] = []
         self.notes: list[str] = []
+        self.finished: dict[str, Any] = {}
         self.began = time.perf_counter()
         self.began_cpu = time.process_time()
 
@@ -103,20 +111,28 @@ class _Run:
         self.corpus = corpus = load_corpus(cfg)
         roles = list(cfg.method.response)
         _check_roles(cfg, corpus, roles)
-        sampler = build_sampler(cfg, corpus, roles)  # data that it cannot use stop the run here
-        check_responses(corpus, cfg.method.response)
         self.terms = build_terms(cfg.method.objectives, cfg.allow)
+        # data that it cannot use stop the run here
+        sampler = build_sampler(cfg, corpus, roles) if self.terms else None
+        check_responses(corpus, cfg.method.response)
         self.evaluations = Evaluations(cfg, corpus)
         with self._timed("load"):
             # adapters come later: the references are figures of the model as it is
             loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
             start_digest = loaded.digest
             named_blocks(loaded.model, self.terms)  # a layer that does not exist stops the run here
+            if self.terms:
+                adapted_layers(loaded.model, cfg.peft)  # and so does a target
+            finish = build_finish(cfg, corpus, loaded, bool(self.terms), self.place.record_sensitive)
         with self._timed("references"):
             beside = self._beside(loaded)
-        # adapters start from the seed, whether or not a sandbox model was made on the way here
-        torch.manual_seed(cfg.seed)
-        loaded.model = apply_peft(loaded.model, cfg.peft)
+        if finish is not None:
+            with self._timed("statistics"):
+                finish.prepare()
+        with self._timed("adapters"):
+            measure = measure_for(cfg, loaded, corpus, self.place.record_sensitive)
+            peft = cfg.peft if self.terms else None
+            loaded.model, self.weights = adapt(loaded.model, peft, self.terms, measure, cfg.seed, cfg.allow)
         with self._timed("teacher"):
             parts = self._parts(loaded, start_digest, sampler)
         self.config = plain_config(cfg)
@@ -125,6 +141,9 @@ class _Run:
         try:
             with self._timed("train"):
                 selection = self._train(parts, beside.target_val, tracker.log)
+            if finish is not None:
+                with self._timed("finish"):
+                    self.finished = finish()
             with self._timed("evaluate"):
                 report = self.evaluations.run(loaded, self.cfg.split, axes=self._axes)
             report.write_samples(self.place.samples)
@@ -163,10 +182,22 @@ class _Run:
         reference = build_reference_for(cfg, corpus, loaded, start_digest, self.terms, factory)
         if reference is not None and reference.path is not None:
             self.place.record_sensitive(reference.path)
-        return Parts(loaded, corpus, self.terms, factory, sampler, teacher, reference)
+        return Parts(
+            loaded,
+            corpus,
+            self.terms,
+            factory,
+            sampler,
+            teacher,
+            reference,
+            self.weights,
+            self.place.record_sensitive,
+        )
 
     def _train(self, parts: Parts, target_val: Figures, log: Any) -> dict[str, Any]:
         """Trains, goes back to the best state, and says what was chosen."""
+        if not parts.terms:
+            return {"rule": "nothing was trained", "best_step": None, "steps": 0, "looks": []}
 
         def look() -> dict[str, float]:
             report = self.evaluations.run(parts.loaded, split="val", axes=VAL_AXES, progress=False)
@@ -209,6 +240,8 @@ class _Run:
             selection=selection,
             teacher_forwards=sum(f.forwards for f in frozen),
             teacher_missing_share=parts.teacher.missing_share if parts.teacher else 0.0,
+            **self.finished,
+            terms=weight_figures(self.terms, parts.weights),
         )
 
     def _teacher_figures(self, loaded: LoadedModel) -> Figures | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from torch.utils.data import IterableDataset
@@ -14,17 +13,21 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True)
 class StepData:
     """The rows of one optimizer step; a place with several rows asks for the worst of them.
+
+    Not a dataclass: Lightning looks into those to cast what they hold (`trainer.precision=bf16-true`), and fails on
+    frozen ones.
 
     Attributes:
         step: 0-based optimizer step.
         places: One list of candidate rows per drawn example.
     """
 
-    step: int
-    places: tuple[tuple[Row, ...], ...]
+    __slots__ = ("places", "step")
+
+    def __init__(self, step: int, places: tuple[tuple[Row, ...], ...]) -> None:
+        self.step, self.places = step, places
 
 
 class Draws(Protocol[T_co]):

@@ -1,4 +1,8 @@
-"""Terms: the objectives of a method with their weights and roles, reduced over one optimizer step."""
+"""Terms: the objectives of a method with their weights and roles, reduced over one optimizer step.
+
+A term reads outputs, and then each of its roles is a mean of its own, or it reads trained weights, and then it is one
+number with no rows and no role.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,11 @@ import torch
 from torch import Tensor
 
 from harmonize.config.instantiate import parameters, resolve
+from harmonize.config.rules import no_roles
 from harmonize.data.batch import Batch
 from harmonize.data.example import ROLES
+from harmonize.errors import ConfigError
 from harmonize.objectives.inputs import (
-    Outputs,
     ReferenceNeeds,
     call,
     list_sizes,
@@ -21,6 +26,9 @@ from harmonize.objectives.inputs import (
     reference_needs,
     row_counts,
 )
+from harmonize.objectives.outputs import Outputs
+from harmonize.objectives.weights import Weights, call_on_weights, figures_of, reads_weights
+from harmonize.unlearning.grouping import NO_ROLE
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,12 @@ class Term:
         name: Its key in the mapping; metrics are logged under it.
         function: The objective, a pure function of tensors.
         weight: Multiplies the term; a controller may replace it.
-        roles: Role to its own factor; each (term, role) is its own mean.
+        roles: Role to its own factor; each (term, role) is its own mean. Empty for a term that reads weights.
         settings: Keyword parameters of the function.
     """
 
     name: str
-    function: Callable[..., tuple[Tensor, Tensor]]
+    function: Callable[..., Any]
     weight: float
     roles: Mapping[str, float]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +53,11 @@ class Term:
     def needs_teacher(self) -> bool:
         """Whether the function reads anything of the teacher."""
         return needs_teacher(self.function)
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether the function reads trained weights in the place of outputs."""
+        return reads_weights(self.function)
 
     def row_counts(self, batch: Batch) -> Tensor:
         """[B] what this term averages over in each row, known before any forward."""
@@ -57,7 +70,11 @@ class Term:
 
 
 def build_terms(objectives: Mapping[str, Any], allow: Sequence[str] = ()) -> list[Term]:
-    """Terms of a method's `objectives` mapping; entries set to null are left out."""
+    """Terms of a method's `objectives` mapping; entries set to null are left out.
+
+    Raises:
+        ConfigError: Roles of a term that reads weights.
+    """
     terms = []
     for name, entry in objectives.items():
         if entry is None:
@@ -65,7 +82,10 @@ def build_terms(objectives: Mapping[str, Any], allow: Sequence[str] = ()) -> lis
         function = resolve(entry["_target_"], allow=allow)
         settings = parameters(entry)
         weight = float(settings.pop("weight", 1.0))
-        roles = settings.pop("roles", list(ROLES))
+        whole = reads_weights(function)
+        if whole and (problems := no_roles(f"method.objectives.{name}", settings)):
+            raise ConfigError(problems)
+        roles = settings.pop("roles", [] if whole else list(ROLES))
         factors = dict(roles) if isinstance(roles, Mapping) else dict.fromkeys(roles, 1.0)
         terms.append(Term(name, function, weight, factors, settings))
     return terms
@@ -83,6 +103,8 @@ def denominators(terms: Sequence[Term], batches: Sequence[Batch]) -> Denominator
     """Positions of each (term, role), weighted as their rows are, over the micro-batches of one optimizer step."""
     total: Denominators = {}
     for term in terms:
+        if term.reads_weights:
+            continue
         for batch in batches:
             counts = term.row_counts(batch) * batch.weight
             for role in term.roles:
@@ -94,13 +116,15 @@ def denominators(terms: Sequence[Term], batches: Sequence[Batch]) -> Denominator
 def losses(
     terms: Sequence[Term], outputs: Outputs, batch: Batch, total: Denominators
 ) -> dict[tuple[str, str], Tensor]:
-    """This micro-batch's share of every (term, role) mean, unweighted.
+    """This micro-batch's share of every (term, role) mean of the terms that read outputs, unweighted.
 
     Summed over the micro-batches of a step these are the means over the whole step, so accumulating equals
     a big batch. Pairs without any position are left out.
     """
     found: dict[tuple[str, str], Tensor] = {}
     for term in terms:
+        if term.reads_weights:
+            continue
         covered = torch.tensor([role in term.roles for role in ROLES], device=batch.role_id.device)
         row_sum, _ = call(term.function, outputs, term.settings, covered[batch.role_id])
         row_sum = row_sum * batch.weight
@@ -112,3 +136,37 @@ def losses(
                 kept = torch.where(mask > 0, row_sum, torch.zeros_like(row_sum))
                 found[term.name, role] = kept.sum() / count
     return found
+
+
+def weight_losses(
+    terms: Sequence[Term], weights: Weights | None, share: float = 1.0
+) -> dict[tuple[str, str], Tensor]:
+    """The value of every term that reads weights, unweighted, under (term, NO_ROLE). Counted once per optimizer step.
+
+    Args:
+        terms: Those of the method.
+        weights: What they read.
+        share: Of one rank: ranks add their losses up, and each has the whole value.
+
+    Raises:
+        ConfigError: There are no adapters to read.
+    """
+    found = {}
+    for term in terms:
+        if term.reads_weights:
+            if weights is None:
+                raise ConfigError(
+                    f"The term {term.name} reads the matrices of adapters, and there are none. Use peft=lora."
+                )
+            found[term.name, NO_ROLE] = share * call_on_weights(term.function, weights, term.settings)
+    return found
+
+
+def weight_figures(terms: Sequence[Term], weights: Weights | None) -> dict[str, dict[str, float]]:
+    """What the terms that read weights report beside their value: term to figures by name."""
+    found = {
+        term.name: figures_of(term.function, weights, term.settings)
+        for term in terms
+        if term.reads_weights and weights is not None
+    }
+    return {name: figures for name, figures in found.items() if figures}

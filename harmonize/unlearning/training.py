@@ -16,6 +16,8 @@ from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.reference import Reference
+from harmonize.objectives.weights import Weights
+from harmonize.statistics import Statistics
 from harmonize.unlearning.callbacks import ValAxes
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.module import Log, UnlearningModule
@@ -38,6 +40,8 @@ class Parts:
         factory: Makes the rows.
         sampler: Draws the examples of a step.
         teacher, reference: What the frozen models said, or None where no term reads it.
+        weights: The trained matrices, or None where no term reads them.
+        record: Told every cache that is read or written, as far as it tells of the data.
     """
 
     loaded: LoadedModel
@@ -47,6 +51,8 @@ class Parts:
     sampler: Any
     teacher: TeacherCache | None = None
     reference: Reference | None = None
+    weights: Weights | None = None
+    record: Callable[[Path], object] | None = None
 
 
 def row_factory(
@@ -76,6 +82,30 @@ def answer_rows(cfg: Any, loaded: LoadedModel, corpus: Corpus) -> Callable[[str]
         max_length=getattr(loaded.model.config, "max_position_embeddings", None),
     )
     return lambda role: [factory.row(e) for e in corpus.trained(role)]
+
+
+def statistics_of(
+    cfg: Any, loaded: LoadedModel, corpus: Corpus, record: Callable[[Path], object] | None = None
+) -> Statistics:
+    """Statistics of the model as it stands, over the rows of `answer_rows`.
+
+    Args:
+        cfg: Configuration of `harmonize unlearn`.
+        loaded: The model; with adapters, these are what is measured.
+        corpus: The data set.
+        record: Told every folder that is read or written.
+
+    Raises:
+        ModelError: `statistics.path` holds a statistic of another model.
+    """
+    return Statistics(
+        loaded,
+        answer_rows(cfg, loaded, corpus),
+        cfg.paths.cache_dir,
+        given=cfg.statistics.path,
+        batch_size=cfg.statistics.batch_size,
+        record=record,
+    )
 
 
 def build_sampler(cfg: Any, corpus: Corpus, roles: Sequence[str]) -> Any:
@@ -132,6 +162,7 @@ def train(
         seed=cfg.seed,
         teacher=parts.teacher,
         reference=parts.reference,
+        weights=parts.weights,
         accumulate=settings.accumulate_grad_batches,
         clip=settings.gradient_clip_val,
         log=log,
@@ -176,5 +207,6 @@ def _weighter(cfg: Any, parts: Parts) -> Weighter:
     loaded = parts.loaded
     head = Head.of(loaded.model, n_vocab=len(loaded.tokenizer))
     rows = answer_rows(cfg, loaded, parts.corpus)
-    weighter.prepare(Subject(loaded.model, head, loaded.renderer.pad_id, rows))
+    statistics = statistics_of(cfg, loaded, parts.corpus, parts.record)
+    weighter.prepare(Subject(loaded.model, head, loaded.renderer.pad_id, rows, statistics))
     return weighter

@@ -20,6 +20,8 @@ from harmonize.console import counted
 from harmonize.data.batch import Row, collate
 from harmonize.errors import DataError
 from harmonize.models.head import Head, answer_hidden, evaluating
+from harmonize.statistics import Statistics, fit_stats
+from harmonize.statistics.passes import gradient_of, trained_parameters
 
 _PROBE_ROWS = 64  # rows of one forward without gradient
 
@@ -32,12 +34,14 @@ class Subject:
         model, head: The student as it starts.
         pad_id: Fills padded columns.
         rows: Role to the rows of all its training examples, with the data's own answers.
+        statistics: Of the student as it starts, kept on disk; None measures anew.
     """
 
     model: Module
     head: Head
     pad_id: int
     rows: Callable[[str], Sequence[Row]]
+    statistics: Statistics | None = None
 
 
 class Weighter:
@@ -104,7 +108,8 @@ class GUARD(Weighter):
     """Forget rows count less the more their gradient points along the retain data's, measured on the start model.
 
     Formula: weight n softmax(-a / temperature) over the n rows, a = <gradient of the row, mean retain gradient>
-    Costs: one backward pass over the retain rows and one for every forget row, before training; nothing in a step
+    Costs: one backward pass over the retain rows (kept for later runs) and one for every forget row, before training;
+        nothing in a step
 
     Args:
         temperature: Of the softmax over the attributions, in standard deviations of them (our choice; the source's
@@ -134,15 +139,20 @@ class GUARD(Weighter):
         """
         kept = [row for role in self.against for row in _rows(subject, role)]
         chosen = {role: _rows(subject, role) for role in self.roles}
-        parameters = [p for p in subject.model.parameters() if p.requires_grad]
-        with evaluating(subject.model), torch.enable_grad():
-            mean = mean_gradient(subject, kept, parameters)
+        model, head, pad_id = subject.model, subject.head, subject.pad_id
+        parameters = trained_parameters(model)
+        if subject.statistics is None:
+            mean = fit_stats("mean_gradient", model, head, kept, pad_id)
+        else:
+            mean = subject.statistics.get("mean_gradient", self.against)
+        against = [mean.get(name) for name in parameters]
+        with evaluating(model), torch.enable_grad():
             for role, rows in chosen.items():
                 with counted(f"attributing {role}") as progress:
                     found = []
                     for row in rows:
-                        gradient = mean_gradient(subject, [row], parameters)
-                        found.append(_product(gradient, mean))
+                        gradient = gradient_of(model, head, [row], pad_id, list(parameters.values()))
+                        found.append(_product(gradient, against))
                         progress(len(found), len(rows))
                 weights = guard_weights(torch.tensor(found, dtype=torch.float64), self.temperature)
                 self.weights |= dict(zip((r.example_id for r in rows), weights.tolist(), strict=True))
@@ -197,23 +207,6 @@ def probabilities(model: Module, head: Head, rows: Sequence[Row], pad_id: int) -
     return found
 
 
-def mean_gradient(subject: Subject, rows: Sequence[Row], parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Gradient of the mean over rows of each row's mean negative log-likelihood, in float32."""
-    total: list[Tensor | None] = [None] * len(parameters)
-    device = parameters[0].device
-    for start in range(0, len(rows), _PROBE_ROWS):
-        batch = collate(rows[start : start + _PROBE_ROWS], subject.pad_id).to(device)
-        nll = -subject.head.log_probs(answer_hidden(subject.model, batch), batch.labels)
-        count = torch.bincount(batch.row, minlength=batch.n_rows)
-        loss = (nll / count[batch.row]).sum() / len(rows)
-        found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
-        total = [
-            t if g is None else g.float() if t is None else t + g.float()
-            for t, g in zip(total, found, strict=True)
-        ]
-    return total
-
-
 def reweighted(row: Row, weight: float) -> Row:
     """The row, and those that come with it, at this weight."""
     others: Mapping[str, Any] = {}
@@ -224,7 +217,7 @@ def reweighted(row: Row, weight: float) -> Row:
 
 def _product(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> float:
     parts = [
-        float(torch.dot(a.flatten().double(), b.flatten().double()))
+        float(torch.dot(a.flatten().double(), b.to(a.device).flatten().double()))
         for a, b in zip(one, other, strict=True)
         if a is not None and b is not None
     ]

@@ -81,10 +81,10 @@ def test_files_are_described_and_ready_for_hydra_1_4(path: Path) -> None:
 
 
 def test_every_group_of_the_design_is_there() -> None:
-    names = (
-        "dataset model peft method teacher sampler gradient controller weighter optimizer scheduler trainer"
+    names = "dataset model peft method teacher sampler gradient controller weighter edit repair optimizer"
+    names += (
+        " scheduler trainer callbacks suite attack logger tuned experiment hparams_search debug paths hydra"
     )
-    names += " callbacks suite attack logger tuned experiment hparams_search debug paths hydra"
     names += " source rewriter prompts anchors"  # of `harmonize prepare`
     assert set(names.split()) == {p.name for p in conf_dir().iterdir() if p.is_dir()}
     assert not list(conf_dir().rglob("*.yml"))

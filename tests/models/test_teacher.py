@@ -16,7 +16,8 @@ from harmonize.models.head import Head, answer_hidden
 from harmonize.models.lora import adapters_off, apply_peft
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.objectives.distill import pull, push
-from harmonize.objectives.inputs import Outputs, call, list_sizes
+from harmonize.objectives.inputs import call, list_sizes
+from harmonize.objectives.outputs import Outputs
 from tests.models.tiny import V, tiny
 
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"]}

@@ -10,8 +10,16 @@ from collections.abc import Callable
 
 from harmonize.objectives.bild import bild
 from harmonize.objectives.distill import pull, push
-from harmonize.objectives.divergence import ceu, kl_to_original, logit_margin, undial
-from harmonize.objectives.likelihood import bounded_ascent, cross_entropy, gradient_ascent, satimp, wga
+from harmonize.objectives.divergence import ceu, inverted_hinge, kl_to_original, logit_margin, undial
+from harmonize.objectives.likelihood import (
+    bounded_ascent,
+    bounded_forget,
+    bounded_forget_by_token,
+    cross_entropy,
+    gradient_ascent,
+    satimp,
+    wga,
+)
 from harmonize.objectives.preference import dpo, npo, npo_on_logits, simnpo, simnpo_on_logits
 from harmonize.objectives.representation import control_vector, keep_hidden, steer, threshold_margin
 from harmonize.objectives.template import flat
@@ -73,6 +81,15 @@ TABLE: dict[str, Entry] = {
         at=lambda p: math.exp(p.log_p) ** 2 * max(0.0, 1 - math.exp(p.log_p)) ** 0.5 * p.log_p,
     ),
     "bounded_ascent": Entry(bounded_ascent, {}, at=lambda p: -math.log(1 - math.exp(p.log_p) / 2)),
+    "bounded_forget": Entry(
+        bounded_forget,
+        {},
+        of_row=lambda row, _: max(0.0, math.log(len(row[0].z_s)) + sum(p.log_p for p in row) / len(row)),
+    ),
+    "bounded_forget_by_token": Entry(
+        bounded_forget_by_token, {"bound": 3.0}, at=lambda p: max(0.0, 3.0 + p.log_p)
+    ),
+    "inverted_hinge": Entry(inverted_hinge, {}, at=lambda p: slow.inverted_hinge_at(p.z_s, p.label)),
     "kl_to_original": Entry(kl_to_original, {}, at=lambda p: slow.kl(p.z_r, p.z_s)),
     "undial": Entry(undial, {"beta": 2.5}, at=lambda p: slow.undial_at(p.z_s, p.z_r, p.label, 2.5)),
     "ceu": Entry(ceu, {"ignore_first_n_answer_tokens": 2}, at=lambda p: slow.ceu_at(p.z_s, p.label), skips=2),

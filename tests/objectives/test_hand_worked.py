@@ -8,8 +8,16 @@ import torch
 from harmonize.errors import ConfigError
 from harmonize.objectives.bild import bild
 from harmonize.objectives.distill import pull, push
-from harmonize.objectives.divergence import ceu, kl_to_original, logit_margin, undial
-from harmonize.objectives.likelihood import bounded_ascent, cross_entropy, gradient_ascent, satimp, wga
+from harmonize.objectives.divergence import ceu, inverted_hinge, kl_to_original, logit_margin, undial
+from harmonize.objectives.likelihood import (
+    bounded_ascent,
+    bounded_forget,
+    bounded_forget_by_token,
+    cross_entropy,
+    gradient_ascent,
+    satimp,
+    wga,
+)
 from harmonize.objectives.preference import dpo, npo, npo_on_logits, simnpo, simnpo_on_logits
 from harmonize.objectives.reduce import per_row
 from harmonize.objectives.representation import control_vector, keep_hidden, steer, threshold_margin
@@ -199,3 +207,26 @@ def test_hidden_states() -> None:
     h, h0 = torch.tensor([[1.0, 0.5, 0.3, 2.0]]), torch.tensor([[-2.0, 3.0, 0.0, 0.9]])
     total, _ = threshold_margin(h, h0, torch.zeros(4), torch.ones(4), **one)
     assert total.item() == pytest.approx((2.0 + 0.5 + 1.0) / 3)
+
+
+def test_bounded_forget_acts_on_rows_or_tokens() -> None:
+    # row 0: cross-entropies 1 and 5, mean 3; row 1: cross-entropy 2
+    log_probs = torch.tensor([-1.0, -5.0, -2.0], requires_grad=True)
+    total, count = bounded_forget(log_probs, 8, ROW, OFFSET, 2, bound=4.0)
+    assert total.tolist() == [1.0, 2.0] and count.tolist() == [1.0, 1.0]
+    total.sum().backward()
+    assert log_probs.grad.tolist() == [0.5, 0.5, 1.0]
+    total, count = bounded_forget_by_token(log_probs, 8, ROW, OFFSET, 2, bound=4.0)
+    assert total.tolist() == [3.0, 2.0] and count.tolist() == [2.0, 1.0]
+    # without a bound it is ln V: row 0 lies beyond ln 8 = 2.079, and is let go
+    total, _ = bounded_forget(log_probs, 8, ROW, OFFSET, 2)
+    assert total.tolist() == pytest.approx([0.0, math.log(8) - 2.0])
+    first, _ = bounded_forget(log_probs, 8, ROW, OFFSET, 2, positions="first")
+    assert first.tolist() == pytest.approx([math.log(8) - 1.0, math.log(8) - 2.0])
+
+
+def test_inverted_hinge() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [1.0, 1.0, 2.0]]))
+    total, count = inverted_hinge(logits, torch.tensor([0, 0, 2]), ROW, OFFSET, 2)
+    # 1 + 0.5 - 0.3 and 1 + 0.1 - 0.7; 1 + 0.5 - 0.25
+    assert total.tolist() == pytest.approx([1.2 + 0.4, 1.25]) and count.tolist() == [2.0, 1.0]

@@ -7,8 +7,9 @@ import torch
 from harmonize.errors import ConfigError
 from harmonize.models.head import Head
 from harmonize.objectives.distill import pull, push
-from harmonize.objectives.inputs import Outputs, call, list_sizes, needs, needs_teacher, settings_of
+from harmonize.objectives.inputs import call, list_sizes, needs, needs_teacher, settings_of
 from harmonize.objectives.likelihood import cross_entropy
+from harmonize.objectives.outputs import Outputs
 from harmonize.testing.fakes import GivenTeacher, batch_of, outputs_of
 
 
@@ -62,7 +63,7 @@ def test_fields_are_shared_between_objectives(dense: bool) -> None:
 def test_wide_lists_use_sorting(monkeypatch) -> None:
     batch, student, teacher = batch_of([4]), torch.randn(4, 30), torch.randn(4, 30)
     narrow = outputs_of(batch, student, teacher).get("student_top_in_teacher_top", {"k": 9, "k_teacher": 11})
-    monkeypatch.setattr("harmonize.objectives.inputs._WIDE", 1)
+    monkeypatch.setattr("harmonize.objectives.outputs._WIDE", 1)
     wide = outputs_of(batch, student, teacher).get("student_top_in_teacher_top", {"k": 9, "k_teacher": 11})
     assert torch.equal(narrow, wide) and bool(wide.any()) and not bool(wide.all())
 

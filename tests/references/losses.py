@@ -49,6 +49,11 @@ def log_softmax(z: list[float]) -> list[float]:
     return [v - total for v in z]
 
 
+def inverted_hinge_at(z: list[float], label: int) -> float:
+    p = [math.exp(v) for v in log_softmax(z)]
+    return 1 + p[label] - max(v for i, v in enumerate(p) if i != label)
+
+
 def log_sigmoid(x: float) -> float:
     return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
 

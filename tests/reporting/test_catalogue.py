@@ -13,7 +13,9 @@ from harmonize.config.instantiate import resolve
 from harmonize.config.schema import Evidence
 from harmonize.config.sources import sections_of, source_of
 from harmonize.errors import ConfigError
-from harmonize.objectives.inputs import _BATCH_FIELDS, FIELDS, _signature, needs_teacher, reference_needs
+from harmonize.objectives import weights
+from harmonize.objectives.inputs import needs_teacher, reference_needs, signature
+from harmonize.objectives.outputs import BATCH_FIELDS, FIELDS
 from harmonize.reporting import catalogue
 from harmonize.reporting.catalogue import EVIDENCE, Costs, described_groups, methods, names, option
 from harmonize.unlearning.grouping import group_of, trained
@@ -28,7 +30,8 @@ def test_fields_and_columns_are_those_that_objectives_may_name() -> None:
     for name, read in catalogue.fields().items():
         live = FIELDS[name]
         assert (read["teacher"], read.get("reference")) == (live.teacher, live.reference), name
-    assert catalogue.columns() == set(_BATCH_FIELDS)
+    assert catalogue.columns() == set(BATCH_FIELDS)
+    assert catalogue.weight_fields().keys() == weights.FIELDS.keys() == catalogue._OF_WEIGHTS.keys()
     assert EVIDENCE.keys() == {e.name for e in Evidence}
 
 
@@ -37,7 +40,7 @@ def test_signatures_read_are_those_of_the_functions(name: str) -> None:
     function = TABLE[name].function
     source = source_of(f"{function.__module__}.{function.__name__}")
     assert source is not None
-    fields, settings = _signature(function)
+    fields, settings = signature(function)
     assert source.inputs == fields and source.settings.keys() == settings.keys()
     assert source.sections["Formula"] and source.summary == function.__doc__.partition("\n")[0]
 
@@ -81,6 +84,7 @@ def test_costs() -> None:
     assert costs["idk_dpo"] == Costs(student=1, backward=1, frozen=1, rows=2)
     assert costs["mollm"] == Costs(student=1, backward=3, frozen=1, rows=1)
     assert costs["ngdiff"].backward == 2
+    assert costs["gs_lora"] == Costs(student=1, backward=1, frozen=0, rows=1)
 
 
 @pytest.mark.parametrize("name", [m.name for m in methods() if "gradient" in m.choices])
@@ -90,6 +94,16 @@ def test_backward_passes_are_one_for_each_group(name: str) -> None:
     cfg = compose_config("unlearn", [f"method={name}"])
     groups = {group_of(cfg.gradient.groups, *pair) for pair in trained(cfg)}
     assert option("method", name).costs.backward == len(groups) > 1
+
+
+def test_terms_on_weights_have_no_roles_and_are_a_group_of_their_side(tmp_path: Path) -> None:
+    base = "defaults: [gs_lora, override /gradient@_global_.gradient: {}, _self_]\nname: x\n"
+    write(tmp_path, {f"method/{g}.yaml": base.format(g) for g in ("mgda", "pcgrad")})
+    found = {g: option("method", g, [str(tmp_path)]) for g in ("mgda", "pcgrad")}
+    # forget, keep and sparsity apart; the two sides
+    assert [found[g].costs.backward for g in ("mgda", "pcgrad")] == [3, 2]
+    sparsity = found["mgda"].terms[-1]
+    assert sparsity.on_weights and sparsity.unit == "" and "adapters" in found["mgda"].needs
 
 
 def test_sections_of_a_docstring() -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from harmonize.reporting.catalogue import option
-from tests.unlearning.toy_methods import METHODS, Trained, train
+from tests.unlearning.toy_methods import METHODS, TRAINED, UNTRAINED, Trained, method_config, train
 
 TRAJECTORIES = Path(__file__).resolve().parents[1] / "references" / "trajectories.json"
 STEPS = 20
-EACH = pytest.mark.parametrize("name", METHODS)
+EACH = pytest.mark.parametrize("name", TRAINED)
 
 
 @cache
 def full(name: str) -> Trained:
+    """All weights trained, or adapters where a term reads them."""
     with tempfile.TemporaryDirectory() as folder:
         return train(name, Path(folder), STEPS)
 
@@ -38,7 +39,14 @@ def test_the_loss_follows_the_committed_trajectory(name: str) -> None:
 
 
 def test_every_trajectory_belongs_to_a_method() -> None:
-    assert sorted(json.loads(TRAJECTORIES.read_text())) == METHODS
+    assert sorted(json.loads(TRAJECTORIES.read_text())) == TRAINED
+
+
+def test_methods_without_a_trajectory_train_nothing() -> None:
+    assert set(UNTRAINED) < set(METHODS)
+    for name in METHODS:
+        config = method_config(name)
+        assert (config["objectives"] == config["response"] == {}) == (name in UNTRAINED), name
 
 
 @EACH
@@ -76,7 +84,7 @@ def test_a_second_run_finds_its_caches(name: str, tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     found: dict[str, dict[str, list[float]]] = {}
-    for method in METHODS:
+    for method in TRAINED:
         found[method] = {t: [float(f"{v:.6g}") for v in values] for t, values in full(method).terms.items()}
         blocks = []
         for name, terms in found.items():

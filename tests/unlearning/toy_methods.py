@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from harmonize.config.paths import conf_dir
 from harmonize.data.batch import Row
 from harmonize.data.responses import all_sources, sources_of
 from harmonize.models.head import Head
-from harmonize.models.lora import apply_peft
 from harmonize.models.reference import build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.statistics import fit_stats
+from harmonize.unlearning.adapters import Measure, adapt
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.steps import StepLoader
@@ -25,15 +26,42 @@ from harmonize.unlearning.terms import Term, build_terms
 from tests.unlearning.toy import VOCABULARY, Rows, make_module, tiny_llama, trainer_settings
 
 METHODS = sorted(p.stem for p in (conf_dir() / "method").glob("*.yaml"))
+# Edits of the start model; tests/unlearning/test_finish.py runs them.
+UNTRAINED = ("ssd", "tall_mask", "task_vector")
+TRAINED = [name for name in METHODS if name not in UNTRAINED]
 ROLES = ("forget", "neighbor", "retain")
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "down_proj"]}
 
 
 def method_config(name: str) -> dict[str, Any]:
-    """The method's own YAML, interpolations resolved."""
+    """The method's own YAML, interpolations resolved; without what it chooses of other groups."""
     loaded = OmegaConf.load(conf_dir() / "method" / f"{name}.yaml")
     whole: Any = OmegaConf.create({"seed": 0, "method": loaded})
     return OmegaConf.to_container(whole, resolve=True)["method"]  # type: ignore[index, call-overload, return-value]
+
+
+def start_of(name: str) -> dict[str, Any]:
+    """`init` of the `peft` option that the method's YAML chooses, if there is one."""
+    for entry in OmegaConf.load(conf_dir() / "method" / f"{name}.yaml").get("defaults", []):
+        for key, option in entry.items() if isinstance(entry, Mapping) else ():
+            if key.startswith("override /peft@"):
+                chosen = OmegaConf.load(conf_dir() / "peft" / f"{option}.yaml")
+                return {"init": OmegaConf.to_container(chosen.init)} if "init" in chosen else {}
+    return {}
+
+
+def measure_on(model: Any, response: dict[str, Any]) -> Measure:
+    """Second moments on the rows of a side, with the data's own answers."""
+
+    def measure(side: str, layers: Sequence[str]) -> dict[str, torch.Tensor]:
+        rows = [
+            row
+            for row in rows_for(dict.fromkeys(response, "reference"))
+            if (row.role == "forget") == (side == "forget")
+        ]
+        return fit_stats("covariance", model, Head.of(model), rows, 0, layers=layers)
+
+    return measure
 
 
 def _ids(draw: torch.Generator, low: int, high: int) -> tuple[int, ...]:
@@ -135,7 +163,7 @@ def _reference(model: Module, terms: Sequence[Term], rows: Sequence[Row], folder
 
 
 def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str = "hidden") -> Trained:
-    """Trains a method for some steps of six draws each."""
+    """Trains a method for some steps of six draws each; one that needs adapters always has them."""
     torch.set_num_threads(1)  # so small a model gains nothing from more, and a busy machine loses
     config = method_config(name)
     model: Module = tiny_llama()
@@ -143,10 +171,12 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(6)  # a model with opinions, so that every loss has something to do
-    if lora:
-        torch.manual_seed(1)
-        model = apply_peft(model, LORA)
     terms = build_terms(config["objectives"])
+    weights = None
+    if lora or any(t.reads_weights for t in terms):
+        model, weights = adapt(
+            model, {**LORA, **start_of(name)}, terms, measure_on(model, config["response"]), 1
+        )
     teacher = _teacher(model, config["response"], folder, mode)
     rows = rows_for(config["response"], teacher)
     reference = _reference(model, terms, rows, folder, mode)
@@ -157,6 +187,7 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
         terms=terms,
         teacher=teacher,
         reference=reference,
+        weights=weights,
         # Adam would blow rounding up to whole steps where a gradient is zero, as RMU's is on retain rows at first
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
         log=found.log,

@@ -15,6 +15,7 @@ from harmonize.config.schema.groups import (
     PeftConfig,
     SamplerConfig,
     SequenceConfig,
+    StatisticsConfig,
     SuiteConfig,
     TeacherConfig,
     TrainerConfig,
@@ -46,6 +47,9 @@ class UnlearnConfig:
     gradient: dict[str, Any] = field(default_factory=dict)
     controller: dict[str, Any] = field(default_factory=dict)
     weighter: dict[str, Any] = field(default_factory=dict)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    edit: dict[str, Any] = field(default_factory=dict)
+    repair: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -101,7 +105,7 @@ class DiagnoseConfig:
     rows, share: A draw takes at most so many rows of each role, and at most this share of them.
     draws: Draws; figures are means and standard deviations over them.
     batch_rows: Rows of one forward and backward pass.
-    gradient, controller: Not read; a method may choose an option of them.
+    gradient, controller, edit, peft: Not read, nor are terms on weights; a method may choose an option of them.
     """
 
     seed: int = 0
@@ -120,6 +124,8 @@ class DiagnoseConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     gradient: dict[str, Any] = field(default_factory=dict)
     controller: dict[str, Any] = field(default_factory=dict)
+    edit: dict[str, Any] = field(default_factory=dict)
+    peft: dict[str, Any] = field(default_factory=dict)
     method: MethodConfig = field(default_factory=MethodConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -132,6 +132,8 @@ class ModelConfig:
 class PeftConfig(dict[str, Any]):
     """`peft`: `peft_type: none` trains all weights; otherwise peft's own `LoraConfig` names.
 
+    init: A function (`_target_`, settings) that gives each layer's adapter its first matrices, from the layer's weight
+        and what its outputs look like on forget and retain rows. The base weights stay as they are.
     merge: Export with the adapter merged into the base (an adapter alone leaves the knowledge in the base).
     load_in_4bit: QLoRA: the base is loaded in 4-bit NF4 (needs the `qlora` extra and CUDA).
     """
@@ -203,6 +205,19 @@ class TeacherConfig:
     report: bool = True
     leak_limit: float = 0.05
     overrefusal_limit: float = 0.05
+
+
+@dataclass
+class StatisticsConfig:
+    """`statistics`: what is measured of the start model over the data (Fisher, mean gradient, covariance), and kept.
+
+    path: A folder of statistics made elsewhere (`<cache_dir>/statistics`, or one of those in it), looked at first; of
+        another model it is refused.
+    batch_size: Rows of one forward pass.
+    """
+
+    path: str | None = None
+    batch_size: int = 64
 
 
 @dataclass
