@@ -148,9 +148,9 @@ def test_methods_of_ones_own_build_on_others(tmp_path: Path) -> None:
 
 OTHERS = {
     # an edit of the weights: no objectives, one option of a group of its own
-    "method/negate.yaml": "defaults: [override /edit@_global_.edit: negate, _self_]\nname: negate\n"
+    "method/negate.yaml": "defaults: [override /graft@_global_.graft: negate, _self_]\nname: negate\n"
     "description: Task vector negated\npaper: arXiv 2212.04089\nevidence: paper\nobjectives: {}\nresponse: {}\n",
-    "edit/negate.yaml": "_target_: strange.edits.negate\ndescription: Negation\nevidence: paper\nscale: 1.0\n",
+    "graft/negate.yaml": "_target_: strange.edits.negate\ndescription: Negation\nevidence: paper\nscale: 1.0\n",
     # a regulariser on weights, and a column of the data
     "method/regular.yaml": "name: regular\ndescription: D\nobjectives:\n"
     "  group: {_target_: strange.edits.group_lasso, weight: 0.1}\n"
@@ -197,7 +197,7 @@ def test_other_shapes_of_method_are_read_and_nothing_is_run(
     regular = option("method", "regular", ["."])
     assert list(regular.needs) == ["adapters", "difficulty"] and regular.costs.student == 1
     assert [t.unit for t in regular.terms] == ["", "response"] and regular.formulas == []
-    assert described_groups(["."]) == sorted([*described_groups(), "edit"])
+    assert described_groups(["."]) == sorted([*described_groups(), "graft"])
     odd = option("method", "odd", ["."])
     assert odd.needs == {} and odd.variants == {} and [t.roles for t in odd.terms] == [("forget",)]
     assert odd.costs.rows == 0 and option("method", "empty", ["."]).terms == []

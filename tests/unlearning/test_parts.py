@@ -16,8 +16,9 @@ from harmonize.models.head import Head
 from harmonize.models.teacher import TeacherRequest
 from harmonize.unlearning import schedules
 from harmonize.unlearning.controllers import Fixed, Scheduled
-from harmonize.unlearning.finetune import RowSampler, dialogue_rows
+from harmonize.unlearning.finetune import dialogue_rows
 from harmonize.unlearning.gradient import Sum
+from harmonize.unlearning.supervised import RowSampler
 from harmonize.unlearning.teaching import check_lengths
 from harmonize.unlearning.worst import WorstPrefill
 from tests.unlearning.toy import make_rows, make_tools, tiny_llama
