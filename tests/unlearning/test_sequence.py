@@ -264,6 +264,18 @@ def test_earlier_requests_can_be_forgotten_again(base: list[str], tmp_path: Path
     assert asked == {"forget-0", "forget-9"}, "measured: the request in turn alone"
 
 
+def test_weights_that_are_edited_without_training_are_passed_on_as_well(
+    base: list[str], tmp_path: Path
+) -> None:
+    found = harmonize.sequence(*base, "method=ssd", "sequence.order=[A,B]", folder=tmp_path / "edits")
+    known = [step.measured.value("A", "answer_probability") for step in found.steps]
+    assert known[0] is None and known[1] != known[2], "the second edit changed the model of the first"
+    starts = [
+        read_run(tmp_path / "edits" / n).results.config["model"]["name_or_path"] for n in ("1_A", "2_B")
+    ]
+    assert starts[1] == str(tmp_path / "edits" / "1_A" / "model") != starts[0]
+
+
 def test_a_failing_request_says_so_and_keeps_the_others(command: Any) -> None:
     status, folder, output = command(
         "method=grad_diff", "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "sequence.order=[A,B]"
