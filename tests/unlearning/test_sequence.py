@@ -238,6 +238,14 @@ def test_another_sequence_is_not_resumed_and_overwrite_starts_anew(command: Any)
     code, _, output = command("sequence.order=[B,A]", *few, "resume=true")
     assert code == 1 and "another configuration" in output and "sequence" in output
     (folder / "mine.txt").write_text("not yours")
+    # what another sequence left behind is not taken for a finished request
+    kept = {name: (folder / name).read_text() for name in ("sequence.json", "config.yaml", "status.json")}
+    (folder / "sequence.json").unlink()
+    (folder / "config.yaml").unlink()
+    code, _, output = command("sequence.order=[A,C]", *few, "resume=true")
+    assert code == 1 and "1_A was started with another configuration" in output
+    for name, text in kept.items():
+        (folder / name).write_text(text)
     code, _, output = command(
         "sequence.order=[B,A]", *few, "peft=lora", "peft.target_modules=[q_proj]", "overwrite=true"
     )
