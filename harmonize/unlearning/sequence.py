@@ -96,10 +96,13 @@ class _Sequence:
         model = str(self.cfg.model.name_or_path)
         for number, request in enumerate(self.order, 1):
             folder = self.place / step_folder(number, request)
-            if not _finished(folder):
+            turn = turn_config(self.cfg, self.order, request, model)
+            if self.cfg.resume and _finished(folder):
+                same_configuration(turn, RunFolder(folder))
+            else:
                 _present(folder.parent, model, number)
                 say(f"\n== Request {number} of {len(self.order)}: {request}")
-                unlearn.run(turn_config(self.cfg, self.order, request, model), folder)
+                unlearn.run(turn, folder)
             model = str(folder / "model")
             if len(self.record.steps) <= number:
                 self._measure(number, request, folder)

@@ -238,6 +238,14 @@ def test_another_sequence_is_not_resumed_and_overwrite_starts_anew(command: Any)
     code, _, output = command("sequence.order=[B,A]", *few, "resume=true")
     assert code == 1 and "another configuration" in output and "sequence" in output
     (folder / "mine.txt").write_text("not yours")
+    # what another sequence left behind is not taken for a finished request
+    kept = {name: (folder / name).read_text() for name in ("sequence.json", "config.yaml", "status.json")}
+    (folder / "sequence.json").unlink()
+    (folder / "config.yaml").unlink()
+    code, _, output = command("sequence.order=[A,C]", *few, "resume=true")
+    assert code == 1 and "1_A was started with another configuration" in output
+    for name, text in kept.items():
+        (folder / name).write_text(text)
     code, _, output = command(
         "sequence.order=[B,A]", *few, "peft=lora", "peft.target_modules=[q_proj]", "overwrite=true"
     )
@@ -262,6 +270,18 @@ def test_earlier_requests_can_be_forgotten_again(base: list[str], tmp_path: Path
     assert found.earlier == "forget"
     asked = {s["example_id"] for s in read_run(tmp_path / "again" / "2_A").samples() if s["role"] == "forget"}
     assert asked == {"forget-0", "forget-9"}, "measured: the request in turn alone"
+
+
+def test_weights_that_are_edited_without_training_are_passed_on_as_well(
+    base: list[str], tmp_path: Path
+) -> None:
+    found = harmonize.sequence(*base, "method=ssd", "sequence.order=[A,B]", folder=tmp_path / "edits")
+    known = [step.measured.value("A", "answer_probability") for step in found.steps]
+    assert known[0] is None and known[1] != known[2], "the second edit changed the model of the first"
+    starts = [
+        read_run(tmp_path / "edits" / n).results.config["model"]["name_or_path"] for n in ("1_A", "2_B")
+    ]
+    assert starts[1] == str(tmp_path / "edits" / "1_A" / "model") != starts[0]
 
 
 def test_a_failing_request_says_so_and_keeps_the_others(command: Any) -> None:
