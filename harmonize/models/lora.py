@@ -89,7 +89,10 @@ def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
             warnings.filterwarnings("ignore", "fan_in_fan_out")  # it sets that right by itself
             wrapped: nn.Module = get_peft_model(model, LoraConfig(**options))  # type: ignore[arg-type]
     except ValueError as error:
-        raise ModelError(f"{error} Linear layers here: {', '.join(linear_names(model))}.") from error
+        found = linear_names(model)
+        raise ModelError(
+            f"{error} Linear layers here: {', '.join(found)}. For example peft.target_modules=[{','.join(found[:2])}]."
+        ) from error
     layer: Any = wrapped.get_output_embeddings()  # type: ignore[operator]
     embedding: Any = wrapped.get_input_embeddings()  # type: ignore[operator]
     if any(hasattr(m, "base_layer") or hasattr(m, "modules_to_save") for m in (layer, embedding)):
