@@ -49,5 +49,6 @@ def largest(values: Tensor, share: float) -> Tensor:
     count = round(share * values.numel())
     if count == 0:
         return torch.zeros_like(values, dtype=torch.bool)
-    bound = values.flatten().kthvalue(values.numel() - count + 1).values
-    return values >= bound
+    # on the CPU: CUDA's kthvalue is refused where deterministic algorithms are asked for, as the trainer does
+    bound = values.flatten().cpu().kthvalue(values.numel() - count + 1).values
+    return values >= bound.to(values.device)

@@ -175,7 +175,8 @@ class Finish:
                         f"examples. Add some, or leave it out: {key}=[{','.join(others)}]."
                     )
         for kind, names in _NAMED.items():
-            names(self.loaded.model, (self._settings.get(kind) or {}).get("layers") or [])
+            if patterns := (self._settings.get(kind) or {}).get("layers"):
+                names(self.loaded.model, patterns)
 
 
 def live(model: Any) -> dict[str, Tensor]:
