@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, **settings: Any) -> LoadedModel:
-    """A causal LM with its tokenizer and renderer.
+    """A causal LM with its tokenizer and renderer. Of a guarded model the weights alone, with a warning.
 
     Args:
         path: A folder, or `hf:owner/name` for the hub.
@@ -24,8 +24,10 @@ def load(path: str | Path, **settings: Any) -> LoadedModel:
         ModelError: It cannot be found or loaded.
     """
     from harmonize.config.schema import ModelConfig
+    from harmonize.guards.saved import warn_of_guard
     from harmonize.models.load import load_model
 
+    warn_of_guard(str(path))
     return load_model(ModelConfig(name_or_path=str(path), **settings))
 
 

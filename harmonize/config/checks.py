@@ -11,7 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harmonize.config import edit_checks, method_checks, peft_checks, prepare_checks, sequence_checks
+from harmonize.config import (
+    edit_checks,
+    guard_checks,
+    method_checks,
+    peft_checks,
+    prepare_checks,
+    sequence_checks,
+)
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
     at_least,
@@ -78,6 +85,8 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
             lambda: method_checks.stored_lists(cfg),
             lambda: _draws(cfg),
         ]
+    if trains or command == "evaluate":
+        checks.append(lambda: guard_checks.check(cfg, command))
     if "split" in cfg:
         checks.append(lambda: one_of("split", cfg.split, SPLITS))
     if command == "finetune":

@@ -21,7 +21,7 @@ def acts(cfg: Any, group: str) -> bool:
 def edit(cfg: Any) -> list[str]:
     """The edit's function, settings and inputs, and whether there is anything for it to work on."""
     if not acts(cfg, "edit"):
-        return _idle(cfg, "edit")
+        return idle(cfg, "edit")
     from harmonize.edits.inputs import inputs_of as edit_inputs
     from harmonize.edits.inputs import measured_inputs
 
@@ -46,7 +46,7 @@ def edit(cfg: Any) -> list[str]:
 def repair(cfg: Any) -> list[str]:
     """The repair's function and settings."""
     if not acts(cfg, "repair"):
-        return _idle(cfg, "repair")
+        return idle(cfg, "repair")
     node = present(cfg.repair)
     try:
         inputs = inputs_of(resolve(node["_target_"], cfg.allow))
@@ -68,7 +68,8 @@ def statistics(cfg: Any) -> list[str]:
     return problems
 
 
-def _idle(cfg: Any, group: str) -> list[str]:
+def idle(cfg: Any, group: str) -> list[str]:
+    """Settings given to a group that names nothing to do."""
     settings = [key for key in present(cfg[group]) if key not in ("_target_", "name", *ABOUT)]
     return [
         f"{group}.{key} has no effect with {group}=none. Choose one (harmonize ls {group}s)."

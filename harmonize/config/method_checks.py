@@ -25,7 +25,7 @@ from harmonize.errors import ConfigError
 RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal", "alternate", "random")
 
 # Groups whose choice may be all that a method does.
-STAND_ALONE: tuple[str, ...] = ("edit",)
+STAND_ALONE: tuple[str, ...] = ("edit", "guard")
 
 # Keys of an objective's entry that are not parameters of its function.
 OBJECTIVE_KEYS: tuple[str, ...] = ("weight", "roles")

@@ -115,6 +115,23 @@ class Renderer:
             return ()
         return ids[: max(1, min(room, round(depth * room)))]
 
+    def span_ids(self, text: str, answer: str = "") -> tuple[tuple[int, ...], ...]:
+        """Every way in which a text may stand in an answer as ids: at its beginning, after a space, and as in `answer`.
+
+        Args:
+            text: A value, or any other part of an answer.
+            answer: One that the text stands in; its ids may be cut otherwise there, with a neighbouring mark in one.
+        """
+        found = {tuple(self._encode(text)), tuple(self._encode(f" {text}"))}
+        whole = self._lead + answer
+        start = whole.find(text)
+        if start >= 0 and getattr(self.tokenizer, "is_fast", False):
+            encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+            stop = start + len(text)
+            inside = [a < stop and b > start for a, b in encoded["offset_mapping"]]
+            found.add(tuple(i for i, own in zip(encoded["input_ids"], inside, strict=True) if own))
+        return tuple(sorted(ids for ids in found if ids))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids without special tokens and surrounding space."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

@@ -7,6 +7,7 @@ that change the model come last, and undo what they did.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,7 +171,8 @@ class _Run:
                 f"{attack.name} is not measured: of {facts} forget facts none is left to ask. A relearning probe "
                 "asks facts that it does not teach; lower suite.relearn_facts."
             ]
-        with attack.changed(model, self.corpus, self.surface.renderer):
+        apart = getattr(self.surface, "attacked", nullcontext)
+        with apart(), attack.changed(model, self.corpus, self.surface.renderer):
             return self.ask(queries), []
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from harmonize.models.head import evaluating, unwrapped
+from harmonize.models.generate import Adjust, takes_logits_to_keep
+from harmonize.models.head import evaluating
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -16,7 +16,9 @@ Pair = tuple[Sequence[int], Sequence[int]]
 _MAX_LOGITS = 1 << 26
 
 
-def target_log_probs(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> Tensor:
+def target_log_probs(
+    model: nn.Module, pairs: Sequence[Pair], pad_id: int, adjust: Adjust | None = None
+) -> Tensor:
     """Log-probability of every target token given all before it, in one forward; differentiable.
 
     The rows end in the last column (left padding), so the model computes logits for the last K + 1 columns alone:
@@ -24,6 +26,7 @@ def target_log_probs(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> Te
 
     Args:
         model: A causal LM. pairs: (prompt, target) ids, neither of them empty. pad_id: Any id; masked.
+        adjust: Changes the logits first, as in `harmonize.models.generate.greedy`.
 
     Returns:
         [B, K] float32, K the longest target; 0 before the first token of a shorter one.
@@ -32,7 +35,12 @@ def target_log_probs(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> Te
         ValueError: An empty prompt or target.
     """
     logits, labels, scored = _target_logits(model, pairs, pad_id)
-    found = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    logits = logits.float()
+    if adjust is not None:
+        # in the order of the mask: row by row, and in each the targets from the first to the last
+        before = [(prompt, target[:j]) for prompt, target in pairs for j in range(len(target))]
+        logits[scored] = adjust(logits[scored], [p for p, _ in before], [t for _, t in before])
+    found = logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     return found.masked_fill(~scored, 0.0)
 
 
@@ -52,7 +60,7 @@ def _target_logits(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> tupl
         mask[i, width - len(row) :] = 1
         scored[i, longest - len(target) :] = True
     ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
-    keep = {"logits_to_keep": longest + 1} if _keeps_last(model) else {}
+    keep = {"logits_to_keep": longest + 1} if takes_logits_to_keep(model) else {}
     logits = model(
         input_ids=ids,
         attention_mask=mask,
@@ -64,7 +72,11 @@ def _target_logits(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> tupl
 
 
 def continuation_log_probs(
-    model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    pad_id: int,
+    batch_size: int = 256,
+    adjust: Adjust | None = None,
 ) -> list[float]:
     """Sum of the log-probabilities of each target given its prompt.
 
@@ -74,7 +86,7 @@ def continuation_log_probs(
     sums = [0.0] * len(pairs)
     with torch.no_grad(), evaluating(model):
         for part in _batches(model, pairs, batch_size):
-            found = target_log_probs(model, [pairs[i] for i in part], pad_id).double().sum(1)
+            found = target_log_probs(model, [pairs[i] for i in part], pad_id, adjust).double().sum(1)
             for i, value in zip(part, found.tolist(), strict=True):
                 sums[i] = value
     return sums
@@ -114,9 +126,3 @@ def _batches(model: nn.Module, pairs: Sequence[Pair], batch_size: int) -> Iterat
             part = part[: max(1, _MAX_LOGITS // (columns * vocabulary))]
         yield part
         start += len(part)
-
-
-def _keeps_last(model: nn.Module) -> bool:
-    inner = unwrapped(model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters

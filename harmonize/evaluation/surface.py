@@ -19,7 +19,8 @@ class Surface(Protocol):
 
     `generate` continues prompts greedily and returns ids without the stop id, in order, at most
     `max_new_tokens` each. `log_probs` sums the log-probabilities of given continuations. An attack that trains
-    also needs an attribute `model` (a `torch.nn.Module`); without it such attacks are reported as not measured.
+    also needs an attribute `model` (a `torch.nn.Module`); without it such attacks are reported as not measured. Where
+    more than that model would change with its weights, `attacked()` gives a context in which it does not.
     """
 
     renderer: Renderer
@@ -55,18 +56,7 @@ class ModelSurface:
         Raises:
             DataError: A prompt and its continuation do not fit the model's context.
         """
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(map(len, prompts), default=0)
-        if isinstance(context, int) and 0 < context < longest + max_new_tokens:
-            raise DataError(
-                f"The longest prompt has {longest} tokens and answers may have {max_new_tokens}, but the model reads "
-                f"at most {context}. "
-                + (
-                    f"Use suite.max_new_tokens={context - longest} or less."
-                    if longest < context
-                    else "Leave out that question or shorten the instruction."
-                )
-            )
+        self.check_room(prompts, max_new_tokens)
         return greedy(
             self.model,
             prompts,
@@ -80,6 +70,25 @@ class ModelSurface:
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt."""
         return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size)
+
+    def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Refuses what the model cannot read.
+
+        Raises:
+            DataError: A prompt and its continuation do not fit the model's context.
+        """
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(map(len, prompts), default=0)
+        if isinstance(context, int) and 0 < context < longest + max_new_tokens:
+            raise DataError(
+                f"The longest prompt has {longest} tokens and answers may have {max_new_tokens}, but the model reads "
+                f"at most {context}. "
+                + (
+                    f"Use suite.max_new_tokens={context - longest} or less."
+                    if longest < context
+                    else "Leave out that question or shorten the instruction."
+                )
+            )
 
 
 def as_surface(loaded: Any) -> Surface:

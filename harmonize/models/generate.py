@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from harmonize.models.head import evaluating, unwrapped
 
 Progress = Callable[[int, int], None]
+# ([N, V] next-token logits, N prompts, what was said after each) -> [N, V]; may change its first argument.
+Adjust = Callable[[Tensor, Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
 
 
 def greedy(
@@ -22,6 +24,7 @@ def greedy(
     max_new_tokens: int,
     batch_size: int = 256,
     progress: Progress | None = None,
+    adjust: Adjust | None = None,
 ) -> list[list[int]]:
     """Continues every prompt with its most likely tokens.
 
@@ -33,6 +36,7 @@ def greedy(
         max_new_tokens: Limit per continuation.
         batch_size: Prompts per batch; moves speed and memory only.
         progress: Called with (prompts done, prompts in all).
+        adjust: Changes the next-token logits of unfinished rows before the largest is taken.
 
     Returns:
         One list of new ids per prompt, in the order of `prompts`.
@@ -48,14 +52,20 @@ def greedy(
     with torch.no_grad(), evaluating(model):
         for start in range(0, len(unique), batch_size):
             part = unique[start : start + batch_size]
-            done.update(zip(part, _continue(model, part, stops, pad_id, max_new_tokens), strict=True))
+            said = _continue(model, part, stops, pad_id, max_new_tokens, adjust)
+            done.update(zip(part, said, strict=True))
             if progress is not None:
                 progress(len(done), len(unique))
     return [list(done[tuple(p)]) for p in prompts]
 
 
 def _continue(
-    model: nn.Module, prompts: list[tuple[int, ...]], stops: frozenset[int], pad_id: int, limit: int
+    model: nn.Module,
+    prompts: list[tuple[int, ...]],
+    stops: frozenset[int],
+    pad_id: int,
+    limit: int,
+    adjust: Adjust | None,
 ) -> list[list[int]]:
     device = next(model.parameters()).device
     width = max(map(len, prompts))
@@ -66,7 +76,7 @@ def _continue(
         mask[i, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    last_only = {"logits_to_keep": 1} if _takes_logits_to_keep(model) else {}
+    last_only = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
     out: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # original index of every row still in the batch
     running = set(alive)
@@ -81,7 +91,13 @@ def _continue(
             **last_only,
         )
         past = result.past_key_values
-        chosen = result.logits[:, -1].argmax(-1)
+        logits = result.logits[:, -1]
+        if adjust is not None:
+            rows = [n for n, i in enumerate(alive) if i in running]
+            which = [alive[n] for n in rows]
+            logits = logits.float()
+            logits[rows] = adjust(logits[rows], [prompts[i] for i in which], [out[i] for i in which])
+        chosen = logits.argmax(-1)
         for i, token in zip(alive, chosen.tolist(), strict=True):
             if i in running:
                 if token in stops:
@@ -104,7 +120,8 @@ def _longer(mask: Tensor) -> Tensor:
     return torch.cat([mask, mask.new_ones((mask.shape[0], 1))], dim=1)
 
 
-def _takes_logits_to_keep(model: nn.Module) -> bool:
+def takes_logits_to_keep(model: nn.Module) -> bool:
+    """Whether the model can be asked for the logits of its last columns alone."""
     inner: Any = unwrapped(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     return "logits_to_keep" in inspect.signature(inner.forward).parameters

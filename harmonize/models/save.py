@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,16 @@ from harmonize.errors import RunError
 from harmonize.models.load import LoadedModel
 from harmonize.models.lora import adapter_layers, has_adapters, merged_weight
 
+GUARD, GUARD_FOLDER = "guard.json", "guard"  # what stands around the weights of a guarded model
 
-def export(loaded: LoadedModel, folder: str | Path, card: str, merge: bool = True) -> Path:
+
+def export(
+    loaded: LoadedModel,
+    folder: str | Path,
+    card: str,
+    merge: bool = True,
+    guard: Callable[[Path], object] | None = None,
+) -> Path:
     """Writes a model folder that `AutoModelForCausalLM` loads.
 
     Adapters are merged into a copy of the matrices they touch; the live model stays as it is. Files are written
@@ -28,6 +37,7 @@ def export(loaded: LoadedModel, folder: str | Path, card: str, merge: bool = Tru
         folder: Where to; made if needed.
         card: Text of README.md.
         merge: False writes the adapter alone, which leaves the knowledge in the base model.
+        guard: Writes the guard that stands around the weights into a folder; it is in place before they are.
 
     Returns:
         The folder.
@@ -48,6 +58,8 @@ def export(loaded: LoadedModel, folder: str | Path, card: str, merge: bool = Tru
             model.save_pretrained(work, **options)
             loaded.tokenizer.save_pretrained(work)
             (work / "README.md").write_text(card, encoding="utf-8")
+            if guard is not None:
+                guard(work)
             _move(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -94,3 +106,6 @@ def _move(work: Path, folder: Path) -> None:
     for stale in folder.glob("*.safetensors*"):
         if stale.name not in names:
             stale.unlink()
+    if GUARD not in names:  # one of an earlier export would stand around weights that it was not made for
+        (folder / GUARD).unlink(missing_ok=True)
+        shutil.rmtree(folder / GUARD_FOLDER, ignore_errors=True)

@@ -5,6 +5,7 @@ A answer positions, V vocabulary, R rows. Logits are raw and fp32; those of the 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -40,6 +41,24 @@ def kl_to_original(
     log_q = F.log_softmax(student_logits.float(), dim=1)
     log_p = F.log_softmax(reference_logits.float(), dim=1)
     return per_row((log_p.exp() * (log_p - log_q)).sum(1), row, n_rows, included(offset, positions))
+
+
+def kl_to_uniform(
+    student_logits: Tensor, row: Tensor, offset: Tensor, n_rows: int, *, positions: Positions = "all"
+) -> tuple[Tensor, Tensor]:
+    """KL from the uniform distribution over the vocabulary at each response position, in nats: to know nothing.
+
+    Formula: KL(uniform || softmax(z)) = - log V - mean over V of log softmax(z)
+
+    Args:
+        student_logits: [A, V].
+        row, offset, n_rows, positions: As in `harmonize.objectives.likelihood.cross_entropy`.
+
+    Source: the retain loss of ULD's assistant, arXiv 2406.08607, in its authors' code, which averages over prompt and
+    padding too.
+    """
+    log_q = F.log_softmax(student_logits.float(), dim=1)
+    return per_row(-log_q.mean(1) - math.log(log_q.shape[1]), row, n_rows, included(offset, positions))
 
 
 def undial(

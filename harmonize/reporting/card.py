@@ -12,10 +12,21 @@ _LIMITS = (
     "Low scores here mean that these questions, openings and attacks did not bring the knowledge back. "
     "They do not prove that no other one would. Intervals and sample sizes are in `results.json` of the run."
 )
+_GUARDED = (
+    "The figures above are those of the guarded model. `guard.json` and `guard/` describe the guard, and only "
+    "`harmonize` puts it around the weights (`harmonize evaluate model.name_or_path=<this folder>`). Loaded by "
+    "anything else, this folder is the model without its guard, and whoever has the weights can leave the guard out: "
+    "offer such a model as a service, not as weights."
+)
 
 
-def model_card(results: Results) -> str:
-    """Markdown for the model folder's README, from a run's results. No model text is in it."""
+def model_card(results: Results, guard: Any = None) -> str:
+    """Markdown for the model folder's README, from a run's results. No model text is in it.
+
+    Args:
+        results: Of the run.
+        guard: What stands around the weights (`name`, `about`), or None.
+    """
     config = results.config
     method, data, model = config["method"], config["dataset"], config["model"]
     lines = [
@@ -43,6 +54,8 @@ def model_card(results: Results) -> str:
         start = "–" if before is None or before.value is None else f"{before.value:.3f}"
         direction = "higher" if own.higher_is_better else "lower"
         lines.append(f"| {name} | {own.value:.3f} (n={own.n}) | {start} | {direction} |")
+    if guard is not None:
+        lines += ["", f"## Guarded: {markdown(guard.name)}", "", markdown(guard.about), "", _GUARDED]
     notes = [f"- {markdown(note)}" for note in results.notes]
     lines += ["", "## Limits", "", _LIMITS, *(["", *notes] if notes else []), ""]
     return "\n".join(lines)

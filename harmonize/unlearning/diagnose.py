@@ -18,6 +18,7 @@ from harmonize.console import counted, say
 from harmonize.data.corpus import Corpus
 from harmonize.data.views import RowFactory
 from harmonize.errors import ConfigError, DataError
+from harmonize.guards.saved import warn_of_guard
 from harmonize.models.load import LoadedModel
 from harmonize.objectives.likelihood import cross_entropy
 from harmonize.reporting.heatmap import Panel, draw_heatmaps
@@ -55,6 +56,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         sets = [cfg] if cfg.compare is None else [compared(cfg), cfg]
         corpora = [load_corpus(each) for each in sets]
+        warn_of_guard(cfg.model.name_or_path)
         loaded = load_target(cfg, corpora[-1], None)
         labels = _labels(sets)
         diagnoses = [

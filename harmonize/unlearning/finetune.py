@@ -79,6 +79,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
+    from harmonize.guards.saved import warn_of_guard
     from harmonize.models.load import load_model
     from harmonize.models.save import export
     from harmonize.tracking.loggers import build_tracker
@@ -104,6 +105,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         if cfg.from_scratch:
             loaded = new_model(cfg.architecture, corpus_tokenizer(cfg), cfg.seed, corpus.name)
         else:
+            warn_of_guard(cfg.model.name_or_path)
             loaded = load_model(cfg.model, cfg.peft)
         to_device(loaded, device_of(cfg))
         step = resumed_step(place.checkpoints, cfg.resume)

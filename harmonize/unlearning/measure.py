@@ -15,6 +15,7 @@ from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.figures import Evaluations
+from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.run import say_sensitive
 from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process
 from harmonize.unlearning.targets import load_target
@@ -38,10 +39,11 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         torch.manual_seed(cfg.seed)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         corpus = load_corpus(cfg)
-        loaded = load_target(cfg, corpus, None)
+        guarding = Guarding(cfg, corpus)
+        model = guarding.measured(load_target(cfg, corpus, None))
         evaluations = Evaluations(cfg, corpus)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
-        report = evaluations.run(loaded, cfg.split, instruction)
+        report = evaluations.run(model, cfg.split, instruction)
         report.write_samples(place.samples)
         gold = None
         if cfg.model.gold:
@@ -55,7 +57,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             gold_metrics=gold.metrics if gold else {},
             outcomes=dict(report.outcomes),
             command="evaluate",
-            notes=[*corpus.notes, *report.notes],
+            notes=[*corpus.notes, *report.notes, *guard_notes(model)],
         )
         place.write_json("results.json", results.to_dict())
         tracker = build_tracker(config, folder, job_type="evaluate")

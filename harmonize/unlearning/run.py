@@ -16,10 +16,13 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.responses import check_responses
 from harmonize.errors import DataError
 from harmonize.evaluation.attacks import ineffective
+from harmonize.guards.guard import Guarded
+from harmonize.guards.saved import save_guard, secret_files, warn_of_guard
 from harmonize.models.cache import TeacherCache
 from harmonize.models.load import LoadedModel
 from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
+from harmonize.objectives.weights import Weights
 from harmonize.reporting.card import model_card
 from harmonize.reporting.table import run_table
 from harmonize.tracking.loggers import build_tracker
@@ -31,6 +34,7 @@ from harmonize.unlearning.figures import Evaluations, Figures
 from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.forward import named_blocks
+from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.setup import (
     load_corpus,
     plain_config,
@@ -101,6 +105,7 @@ class _Run:
         self.warnings: list[str] = []
         self.notes: list[str] = []
         self.finished: dict[str, Any] = {}
+        self.weights: Weights | None = None
         self.began = time.perf_counter()
         self.began_cpu = time.process_time()
 
@@ -115,7 +120,9 @@ class _Run:
         # data that it cannot use stop the run here
         sampler = build_sampler(cfg, corpus, roles) if self.terms else None
         check_responses(corpus, cfg.method.response)
+        self.guarding = Guarding(cfg, corpus)
         self.evaluations = Evaluations(cfg, corpus)
+        warn_of_guard(cfg.model.name_or_path)
         with self._timed("load"):
             # adapters come later: the references are figures of the model as it is
             loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
@@ -130,27 +137,33 @@ class _Run:
             with self._timed("statistics"):
                 finish.prepare()
         with self._timed("adapters"):
-            measure = measure_for(cfg, loaded, corpus, self.place.record_sensitive)
-            peft = cfg.peft if self.terms else None
-            loaded.model, self.weights = adapt(loaded.model, peft, self.terms, measure, cfg.seed, cfg.allow)
+            student = self.guarding.student(loaded)
+            if student is loaded:  # no assistant in its place
+                measure = measure_for(cfg, loaded, corpus, self.place.record_sensitive)
+                peft = cfg.peft if self.terms else None
+                loaded.model, self.weights = adapt(
+                    loaded.model, peft, self.terms, measure, cfg.seed, cfg.allow
+                )
         with self._timed("teacher"):
-            parts = self._parts(loaded, start_digest, sampler)
+            parts = self._parts(loaded, student, start_digest, sampler)
         self.config = plain_config(cfg)
         step = resumed_step(self.place.checkpoints, cfg.resume)
         tracker = build_tracker(self.config, self.place.path, job_type="unlearn", resume_step=step)
         try:
             with self._timed("train"):
-                selection = self._train(parts, beside.target_val, tracker.log)
+                selection = self._train(parts, loaded, beside.target_val, tracker.log)
             if finish is not None:
                 with self._timed("finish"):
                     self.finished = finish()
             with self._timed("evaluate"):
-                report = self.evaluations.run(loaded, self.cfg.split, axes=self._axes)
+                model = self.guarding.around(loaded, keep=True)
+                self.notes += guard_notes(model)
+                report = self.evaluations.run(model, self.cfg.split, axes=self._axes)
             report.write_samples(self.place.samples)
             figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
             results = self._results(figures, beside, selection, parts)
             if cfg.save_model:
-                export(loaded, self.place.model, model_card(results), merge=cfg.peft.merge)
+                self._export(loaded, model, results)
             self.place.write_json("results.json", results.to_dict())
             tracker.summary(figures.metrics)
         finally:
@@ -170,7 +183,7 @@ class _Run:
         teacher = self._teacher_figures(loaded)
         return _Beside(target, target_val, teacher, self._gold())
 
-    def _parts(self, loaded: LoadedModel, start_digest: str, sampler: Any) -> Parts:
+    def _parts(self, loaded: LoadedModel, student: LoadedModel, start_digest: str, sampler: Any) -> Parts:
         """The frozen models' outputs, taken once or found, and the rows that read them."""
         cfg, corpus = self.cfg, self.corpus
         teacher: TeacherCache | None = None
@@ -183,7 +196,7 @@ class _Run:
         if reference is not None and reference.path is not None:
             self.place.record_sensitive(reference.path)
         return Parts(
-            loaded,
+            student,
             corpus,
             self.terms,
             factory,
@@ -194,13 +207,14 @@ class _Run:
             self.place.record_sensitive,
         )
 
-    def _train(self, parts: Parts, target_val: Figures, log: Any) -> dict[str, Any]:
+    def _train(self, parts: Parts, loaded: LoadedModel, target_val: Figures, log: Any) -> dict[str, Any]:
         """Trains, goes back to the best state, and says what was chosen."""
         if not parts.terms:
             return {"rule": "nothing was trained", "best_step": None, "steps": 0, "looks": []}
 
         def look() -> dict[str, float]:
-            report = self.evaluations.run(parts.loaded, split="val", axes=VAL_AXES, progress=False)
+            model = self.guarding.around(loaded)  # what would be exported if training ended here
+            report = self.evaluations.run(model, split="val", axes=VAL_AXES, progress=False)
             return {k: m.value for k, m in report.metrics.items() if m.value is not None}
 
         module, looks, steps = train(self.cfg, parts, look, target_val.values(), self.place.checkpoints, log)
@@ -215,6 +229,15 @@ class _Run:
             "steps": steps,
             "looks": looks.history,
         }
+
+    def _export(self, loaded: LoadedModel, model: Any, results: Results) -> None:
+        """The model folder, with the guard that stands around it."""
+        guard = model if isinstance(model, Guarded) else None
+        save = None if guard is None else lambda folder: save_guard(guard, folder)
+        card = model_card(results, type(guard.guard) if guard else None)
+        export(loaded, self.place.model, card, merge=self.cfg.peft.merge, guard=save)
+        for path in secret_files(self.place.model):
+            self.place.record_sensitive(path)
 
     def _results(self, figures: Figures, beside: _Beside, selection: dict[str, Any], parts: Parts) -> Results:
         if weak := ineffective(beside.target.metrics):

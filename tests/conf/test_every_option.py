@@ -25,6 +25,8 @@ NEEDS = {
     "gradient/gu": ["optimizer.betas=[0.0,0.98]"],
     "controller/pdu": ["method=pdu"],
     "controller/dual_ascent": ["method=grad_diff", "+controller.constraints.keep={limit: 1.0, rate: 1.0}"],
+    "assistant/truncated": ["guard=logit_offset"],
+    "guard/logit_offset": ["assistant=truncated"],
     "sampler/interleaved": ["sampler.sources=[books]"],
 }
 # Benchmarks are read from a folder; readers of one's own files compose without one.
@@ -35,6 +37,8 @@ ONLY_COMPOSED = {"peft/qlora"}
 ALSO = {"finetune": ["from_scratch=false"], "prepare": ["source=books", "source.root=."]}
 # What a primary config needs beside its defaults.
 PRIMARY = {"prepare": ALSO["prepare"], "sequence": ["dataset.requests=2"]}
+# Of options that another command than the group's first is for.
+COMMAND = {"guard/removed": "evaluate"}
 GLOBAL = ("experiment", "hparams_search", "debug", "tuned")
 
 
@@ -60,7 +64,8 @@ def test_option_composes_and_its_targets_match(group: str, option: str) -> None:
     if key in ("dataset/tofu", "dataset/local", "dataset/prepared"):
         overrides += ["optimizer.lr=1e-5"]
     extra = ["source.root=."] if group == "source" else ALSO.get(belongs(group), [])
-    cfg = compose_config(belongs(group), [*extra, *overrides], check=key not in ONLY_COMPOSED)
+    command = COMMAND.get(key, belongs(group))
+    cfg = compose_config(command, [*extra, *overrides], check=key not in ONLY_COMPOSED)
     if group not in GLOBAL and "name" in cfg[group] and group != "hydra":
         assert cfg[group]["name"] == option
 
@@ -85,6 +90,6 @@ def test_every_group_of_the_design_is_there() -> None:
     names += (
         " scheduler trainer callbacks suite attack logger tuned experiment hparams_search debug paths hydra"
     )
-    names += " source rewriter prompts anchors"  # of `harmonize prepare`
+    names += " assistant guard source rewriter prompts anchors"  # of `harmonize prepare`
     assert set(names.split()) == {p.name for p in conf_dir().iterdir() if p.is_dir()}
     assert not list(conf_dir().rglob("*.yml"))

@@ -10,7 +10,14 @@ from collections.abc import Callable
 
 from harmonize.objectives.bild import bild
 from harmonize.objectives.distill import pull, push
-from harmonize.objectives.divergence import ceu, inverted_hinge, kl_to_original, logit_margin, undial
+from harmonize.objectives.divergence import (
+    ceu,
+    inverted_hinge,
+    kl_to_original,
+    kl_to_uniform,
+    logit_margin,
+    undial,
+)
 from harmonize.objectives.likelihood import (
     bounded_ascent,
     bounded_forget,
@@ -91,6 +98,7 @@ TABLE: dict[str, Entry] = {
     ),
     "inverted_hinge": Entry(inverted_hinge, {}, at=lambda p: slow.inverted_hinge_at(p.z_s, p.label)),
     "kl_to_original": Entry(kl_to_original, {}, at=lambda p: slow.kl(p.z_r, p.z_s)),
+    "kl_to_uniform": Entry(kl_to_uniform, {}, at=lambda p: slow.kl([0.0] * len(p.z_s), p.z_s)),
     "undial": Entry(undial, {"beta": 2.5}, at=lambda p: slow.undial_at(p.z_s, p.z_r, p.label, 2.5)),
     "ceu": Entry(ceu, {"ignore_first_n_answer_tokens": 2}, at=lambda p: slow.ceu_at(p.z_s, p.label), skips=2),
     "logit_margin": Entry(logit_margin, {}, at=lambda p: slow.margin_at(p.z_s), extreme=1e15),

@@ -8,7 +8,14 @@ import torch
 from harmonize.errors import ConfigError
 from harmonize.objectives.bild import bild
 from harmonize.objectives.distill import pull, push
-from harmonize.objectives.divergence import ceu, inverted_hinge, kl_to_original, logit_margin, undial
+from harmonize.objectives.divergence import (
+    ceu,
+    inverted_hinge,
+    kl_to_original,
+    kl_to_uniform,
+    logit_margin,
+    undial,
+)
 from harmonize.objectives.likelihood import (
     bounded_ascent,
     bounded_forget,
@@ -179,6 +186,17 @@ def test_whole_distributions() -> None:
     assert total.tolist() == [0.0] and count.tolist() == [0.0]
     assert logit_margin(torch.tensor([[3.0, -1.0]]), **one)[0].item() == 4.0
     assert logit_margin(torch.tensor([[3.0, -1.0]]), **one, mask="unshifted")[1].item() == 0.0
+
+
+def test_kl_to_uniform() -> None:
+    # softmax (1/4, 3/4) at position 0, uniform at 1 and 2: log 2 is taken off the mean surprisal of either token
+    student = torch.tensor([[0.0, math.log(3.0)], [5.0, 5.0], [-1.0, -1.0]], requires_grad=True)
+    total, count = kl_to_uniform(student, ROW, OFFSET, 2)
+    assert total.tolist() == pytest.approx([-math.log(3 / 16) / 2 - math.log(2), 0.0], abs=1e-6)
+    assert count.tolist() == [2.0, 1.0]
+    total.sum().backward()
+    # the gradient of KL(u || q) is q - u
+    assert student.grad.tolist()[0] == pytest.approx([1 / 4 - 1 / 2, 3 / 4 - 1 / 2])
 
 
 def test_bild() -> None:

@@ -11,12 +11,16 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn import Module
 
+from harmonize.config.instantiate import parameters
 from harmonize.config.paths import conf_dir
 from harmonize.data.batch import Row
 from harmonize.data.responses import all_sources, sources_of
+from harmonize.guards.assistant import Truncated
 from harmonize.models.head import Head
+from harmonize.models.load import LoadedModel
 from harmonize.models.reference import build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.reporting.catalogue import option
 from harmonize.statistics import fit_stats
 from harmonize.unlearning.adapters import Measure, adapt
 from harmonize.unlearning.fit import fit
@@ -26,8 +30,8 @@ from harmonize.unlearning.terms import Term, build_terms
 from tests.unlearning.toy import VOCABULARY, Rows, make_module, tiny_llama, trainer_settings
 
 METHODS = sorted(p.stem for p in (conf_dir() / "method").glob("*.yaml"))
-# Edits of the start model; tests/unlearning/test_finish.py runs them.
-UNTRAINED = ("ssd", "tall_mask", "task_vector")
+# Edits of the start model, and guards around it; test_finish.py and test_guarded_runs.py run them.
+UNTRAINED = ("guard_decoding", "guard_instruction", "ssd", "tall_mask", "task_vector")
 TRAINED = [name for name in METHODS if name not in UNTRAINED]
 ROLES = ("forget", "neighbor", "retain")
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "down_proj"]}
@@ -43,11 +47,17 @@ def method_config(name: str) -> dict[str, Any]:
 def start_of(name: str) -> dict[str, Any]:
     """`init` of the `peft` option that the method's YAML chooses, if there is one."""
     for entry in OmegaConf.load(conf_dir() / "method" / f"{name}.yaml").get("defaults", []):
-        for key, option in entry.items() if isinstance(entry, Mapping) else ():
+        for key, peft in entry.items() if isinstance(entry, Mapping) else ():
             if key.startswith("override /peft@"):
-                chosen = OmegaConf.load(conf_dir() / "peft" / f"{option}.yaml")
+                chosen = OmegaConf.load(conf_dir() / "peft" / f"{peft}.yaml")
                 return {"init": OmegaConf.to_container(chosen.init)} if "init" in chosen else {}
     return {}
+
+
+def assistant_of(name: str) -> Truncated | None:
+    """The assistant that the method trains in the model's place, if it does."""
+    chosen = option("method", name).choices.get("assistant")
+    return Truncated(**parameters(option("assistant", chosen).node)) if chosen else None
 
 
 def measure_on(model: Any, response: dict[str, Any]) -> Measure:
@@ -172,8 +182,11 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
             if parameter.dim() > 1:
                 parameter.mul_(6)  # a model with opinions, so that every loss has something to do
     terms = build_terms(config["objectives"])
-    weights = None
-    if lora or any(t.reads_weights for t in terms):
+    weights, target, assistant = None, model, assistant_of(name)
+    if assistant is not None:
+        torch.manual_seed(1)
+        model = assistant.build(LoadedModel(target, None, None)).loaded.model  # type: ignore[arg-type]
+    elif lora or any(t.reads_weights for t in terms):
         model, weights = adapt(
             model, {**LORA, **start_of(name)}, terms, measure_on(model, config["response"]), 1
         )
@@ -194,7 +207,10 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
     )
     start = torch.cat([p.detach().flatten().clone() for p in module.trainable])
     calls: list[bool] = []
-    handle = model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    untrained: list[bool] = []
+    handles = [model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))]
+    if assistant is not None:
+        handles.append(target.register_forward_hook(lambda *_: untrained.append(True)))
     try:
         fit(
             module,
@@ -203,9 +219,10 @@ def train(name: str, folder: Path, steps: int, *, lora: bool = False, mode: str 
             title="toy",
         )
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     found.student = sum(calls)
-    found.frozen = sum(f.forwards for f in frozen) - found.before
+    found.frozen = sum(f.forwards for f in frozen) - found.before + len(untrained)
     end = torch.cat([p.detach().flatten() for p in module.trainable])
     found.moved = bool((end != start).any()) and bool(end.isfinite().all())
     return found

@@ -27,6 +27,8 @@ class UnlearnConfig:
     """Everything of `harmonize unlearn` and `harmonize sequence`.
 
     split: Whose figures the run reports. A trial of a tuning sweep reports val, so that test stays unseen.
+    assistant: A model that is trained in the place of the target; empty = none.
+    guard: What stands around the model when it is measured, val looks included, and exported; empty = nothing.
     """
 
     seed: int = 0
@@ -41,6 +43,8 @@ class UnlearnConfig:
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     peft: PeftConfig = field(default_factory=PeftConfig)
+    assistant: dict[str, Any] = field(default_factory=dict)
+    guard: dict[str, Any] = field(default_factory=dict)
     method: MethodConfig = field(default_factory=MethodConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -65,6 +69,7 @@ class EvaluateConfig:
     """Everything of `harmonize evaluate`: any checkpoint, any data set, any suite.
 
     instructed: Measure the model under the teacher's instruction.
+    guard: What stands around the model; empty = nothing, or what its folder brings (guard.json).
     """
 
     seed: int = 0
@@ -78,6 +83,7 @@ class EvaluateConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    guard: dict[str, Any] = field(default_factory=dict)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     suite: SuiteConfig = field(default_factory=SuiteConfig)
@@ -105,7 +111,8 @@ class DiagnoseConfig:
     rows, share: A draw takes at most so many rows of each role, and at most this share of them.
     draws: Draws; figures are means and standard deviations over them.
     batch_rows: Rows of one forward and backward pass.
-    gradient, controller, edit, peft: Not read, nor are terms on weights; a method may choose an option of them.
+    gradient, controller, edit, peft, assistant, guard: Not read, nor are terms on weights; a method may choose an
+        option of them.
     """
 
     seed: int = 0
@@ -126,6 +133,8 @@ class DiagnoseConfig:
     controller: dict[str, Any] = field(default_factory=dict)
     edit: dict[str, Any] = field(default_factory=dict)
     peft: dict[str, Any] = field(default_factory=dict)
+    assistant: dict[str, Any] = field(default_factory=dict)
+    guard: dict[str, Any] = field(default_factory=dict)
     method: MethodConfig = field(default_factory=MethodConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
