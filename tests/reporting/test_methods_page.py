@@ -90,7 +90,7 @@ def test_methods_of_other_shapes_have_sections(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     text = methods_page._section(option("method", "negate", ["."]))
     assert "    theta - scale tau" in text and "Costs: one fine-tuning beforehand." in text
-    assert "`edit=negate`" in text and "Needs a model fine-tuned on the forget set; disk." in text
+    assert "`graft=negate`" in text and "Needs a model fine-tuned on the forget set; disk." in text
     assert "strange.edits.group_lasso" in methods_page._section(option("method", "regular", ["."]))
 
 
