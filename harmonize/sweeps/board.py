@@ -59,7 +59,7 @@ class Board:
         """Notes a job that has just ended."""
         if entry.state == DONE:
             self._took.append(time.perf_counter() - began)
-        if self._live is None and not self.quiet:
+        if self._live is None and not self.quiet and entry.state != RUNNING:
             count = sum(e.state in (DONE, FAILED) for e in entries)
             eta = f", eta {self._eta(entries)}" if self._took else ""
             what = (

@@ -187,8 +187,9 @@ class Queue:
                 f"Interrupted in {entry.folder}; the sweep goes on where it stopped."
             ) from error
         except RunError as error:
-            if in_use(entry.folder):  # another process was quicker
-                entry.tries -= 1
+            if in_use(entry.folder):  # another process was quicker, which is no failure
+                entry.tries, entry.state = entry.tries - 1, RUNNING
+                return
             entry.error = str(error)
         except HarmonizeError as error:
             entry.error = str(error)
