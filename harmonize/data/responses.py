@@ -103,5 +103,6 @@ def _lacking(lacking: Sequence[Example], of: int, where: str, role: str) -> str:
     return (
         f"The method answers {role} questions with alternates, but {len(lacking)} of {of} {role} examples of {where} "
         f"have none (first: '{lacking[0].id}'). Give each other plausible answers in its meta, "
-        f'"meta": {{"{ALTERNATES}": ["..."]}} (see docs/data.md), or prefer refusals: method=idk_dpo.'
+        f'"meta": {{"{ALTERNATES}": ["..."]}} (see docs/data.md; the sandbox writes its own: dataset.alternates=3), '
+        "or prefer refusals: method=idk_dpo."
     )
