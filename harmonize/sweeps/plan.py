@@ -8,6 +8,8 @@ A file of `sweeps/` or an `experiment.yaml` of `experiments/`, in the same words
     trials: {method: [[...]]}     tuning: candidates of each method, equally many for all
     rounds: [{sweep: {...}, keep: n}]   tuning: in each round all candidates left are run, and the best n stay
     tuned: sandbox                where what was chosen goes: conf/tuned/<tuned>/<method>.yaml
+
+A plain grid may instead be written in the words of W&B (`wandb_file`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, did_you_mean
 from harmonize.reporting.published import load_yaml
+from harmonize.sweeps.wandb_file import in_wandb_words, translated
 
 _KEYS = (
     "name",
@@ -190,7 +193,10 @@ def load_sweep(name: str) -> Sweep:
     found = load_yaml(path)
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: expected a mapping with sweep, variants or trials.")
-    problems = _problems(found, path)
+    problems: list[str] = []
+    if in_wandb_words(found):
+        found, problems = translated(found, path)
+    problems = problems or _problems(found, path)
     if problems:
         raise ConfigError(problems)
     title = path.parent.name if path.name == "experiment.yaml" else path.stem

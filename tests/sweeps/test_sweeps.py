@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from harmonize.config.compose import compose_config
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, HarmonizeError, TrainingError
 from harmonize.evaluation.selection import select_score, shortfall
+from harmonize.reporting.published import load_yaml
 from harmonize.sweeps.choose import Verdict, judge, ranked
 from harmonize.sweeps.plan import files, load_sweep
 from harmonize.sweeps.queue import Queue, content_key
@@ -151,6 +153,70 @@ def test_jobs_are_the_grid_times_the_variants_and_the_user_wins(tmp_path: Path) 
 def test_a_wrong_file_is_told(tmp_path: Path, text: str, word: str) -> None:
     with pytest.raises(ConfigError, match=word.replace("(", "\\(")):
         load_sweep(write(tmp_path / "wrong.yaml", text))
+
+
+WANDB = """
+program: harmonize
+method: grid
+parameters:
+  seed: {values: [0, 1]}
+  optimizer.lr: {values: [0.001]}
+  dataset: {value: sandbox}
+command: [harmonize, unlearn, logger=wandb, logger.wandb.mode=online, a.b=1, "${args_no_hyphens}"]
+"""
+
+
+def test_a_file_in_the_words_of_wandb_is_the_same_sweep(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path / "w.yaml", WANDB))
+    assert [" ".join(j.overrides) for j in sweep.jobs()] == [
+        "seed=0 optimizer.lr=0.001 a.b=1 dataset=sandbox",
+        "seed=1 optimizer.lr=0.001 a.b=1 dataset=sandbox",
+    ]
+    assert sweep.study == "w" and not sweep.tunes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("grid", "bayes", "only a W&B agent does"),
+        ("parameters:", "parametrs: {}\nparameters:", "Did you mean 'parameters'"),
+        ("{values: [0, 1]}", "{min: 0, max: 1}", "parameters.seed needs value"),
+        ("[0.001]", "[null]", "writes null as None"),
+        ("{value: sandbox}", "{value: null}", "writes null as None"),
+        (', "${args_no_hyphens}"', "", "would all be the same"),
+        ("harmonize, unlearn", "python, train.py", "command must be"),
+    ],
+)
+def test_a_wrong_wandb_file_is_told(tmp_path: Path, old: str, new: str, word: str) -> None:
+    assert old in WANDB
+    with pytest.raises(ConfigError, match=word):
+        load_sweep(write(tmp_path / "w.yaml", WANDB.replace(old, new)))
+
+
+@pytest.mark.parametrize("name", sorted(n for n, p in files().items() if "parameters" in load_yaml(p)))
+def test_an_agent_runs_the_same_jobs(name: str) -> None:
+    """The client's own code writes the command lines; both ways must give the same configurations."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    found = load_yaml(files()[name])
+    values = {k: v["values"] if "values" in v else [v["value"]] for k, v in found["parameters"].items()}
+    commands = []
+    for chosen in itertools.product(*values.values()):
+        args = create_sweep_command_args(
+            {"args": {k: {"value": v} for k, v in zip(values, chosen, strict=True)}}
+        )
+        words = create_sweep_command(list(found["command"]))
+        commands.append(
+            [w for word in words for w in (args[word[2:-1]] if word.startswith("${") else [word])]
+        )
+    assert all(
+        c[:4] == ["harmonize", "unlearn", "logger=wandb", "logger.wandb.mode=online"] for c in commands
+    )
+    jobs = load_sweep(name).jobs()
+    assert [sorted(c[4:]) for c in commands] == [sorted(j.overrides) for j in jobs]
+    needs = ["dataset.root=."] if "tofu" in str(found) else []
+    for overrides in (commands[0][2:], commands[-1][2:]):
+        compose_config("unlearn", [*needs, *overrides])
 
 
 def test_an_unknown_sweep_names_the_nearest() -> None:
