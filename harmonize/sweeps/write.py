@@ -36,12 +36,16 @@ def write_tuned(record: Mapping[str, Any], folder: Path) -> list[Path]:
         head = [
             "# @package _global_",
             f"# Chosen by: harmonize sweep {record['sweep']} (commit {str(record['commit'])[:7]}).",
-            f"# On val, mean over {chosen['runs']} runs of the last round: "
+            f"# On val, {_runs(chosen['runs'])} of the last round: "
             f"forget + ASR {_shown(chosen['score'])}, shortfall below the floors {_shown(chosen['shortfall'])}.",
         ]
         body = yaml.safe_dump(nested, sort_keys=True, default_flow_style=False) if nested else ""
         written.append(write_text(folder / f"{method}.yaml", "\n".join(head) + "\n" + body))
     return written
+
+
+def _runs(n: int) -> str:
+    return "the run" if n == 1 else f"mean over {n} runs"
 
 
 def _shown(value: float | None) -> str:
