@@ -225,7 +225,8 @@ def is_ignored(key: str, seeds: bool = True) -> bool:
     """Whether a configuration key says nothing of what a run computes; with `seeds`, nothing but which draw it is."""
     ignored = any(key == name or key.startswith(f"{name}.") for name in IGNORED)
     told = key.partition(".")[2] in ABOUT  # what an option says of itself
-    return ignored or told or (seeds and key in SEED_KEYS)
+    drawn = key in SEED_KEYS or (key.startswith("method.") and key.endswith("_seed"))
+    return ignored or told or (seeds and drawn)
 
 
 def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]]:

@@ -125,6 +125,12 @@ def test_missing_folder_and_latest(tmp_path: Path, write_run: Write) -> None:
     assert latest_study(tmp_path) == tmp_path / "new"
 
 
+def test_a_seed_that_follows_the_seed_makes_no_other_row() -> None:
+    key = "method.objectives.forget.control_seed"  # RMU draws its direction anew with every seed
+    assert is_ignored(key) and not is_ignored(key, seeds=False)
+    assert not is_ignored("dataset.split_seed")
+
+
 def test_what_an_option_says_of_itself_makes_no_other_row() -> None:
     for key in ("method.evidence", "method.variants.other", "gradient.description", "sampler.fidelity"):
         assert is_ignored(key), key
