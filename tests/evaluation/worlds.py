@@ -164,6 +164,8 @@ def suite(**changes: Any) -> SimpleNamespace:
         "relearn_steps": 5,
         "relearn_facts": 3,
         "relearn_lr": 1e-2,
+        "leak_draws": 2,
+        "leak_temperature": 1.0,
         "confidence": 0.95,
         "bootstrap": 200,
     }
