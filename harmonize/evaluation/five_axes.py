@@ -131,7 +131,7 @@ def evaluate(
         records += judge_choices(surface, items, suite.batch_size, instruction, instruct_roles)
     costs: dict[str, dict[str, Any]] = {}
     if "asr" in wanted and attacks:
-        attacked = attack_all(attacks, surface, corpus, questions, run.ask, suite.batch_size)
+        attacked = attack_all(attacks, surface, corpus, questions, run.ask, suite)
         records += attacked.records
         notes += attacked.notes
         costs = attacked.costs

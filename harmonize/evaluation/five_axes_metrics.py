@@ -66,7 +66,8 @@ def specs(
         ]
     if "relearn" in axes:
         # Its own note says why it is missing.
-        where = Where("forget", trained=True, attacks=(RELEARN,))
+        # The probe's records have no variant; those of a curve (attack=relearn) have the source and the steps.
+        where = Where("forget", trained=True, attacks=(RELEARN,), variants=("",))
         found.append(MetricSpec("relearn_accuracy", accuracy, where, False, "", "relearn"))
     return found + ([s for spec in found for s in _within_limit(spec)] if fits else [])
 

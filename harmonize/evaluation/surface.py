@@ -92,15 +92,20 @@ class ModelSurface:
         """Log-probability of each target given its prompt."""
         return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size)
 
+    def room(self, max_new_tokens: int) -> int | None:
+        """Tokens that a prompt may have before so long an answer; None where the model states no limit."""
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        return context - max_new_tokens if isinstance(context, int) and context > 0 else None
+
     def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Refuses what the model cannot read.
 
         Raises:
             DataError: A prompt and its continuation do not fit the model's context.
         """
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(map(len, prompts), default=0)
-        if isinstance(context, int) and 0 < context < longest + max_new_tokens:
+        longest, room = max(map(len, prompts), default=0), self.room(max_new_tokens)
+        if room is not None and longest > room:
+            context = room + max_new_tokens
             raise DataError(
                 f"The longest prompt has {longest} tokens and answers may have {max_new_tokens}, but the model reads "
                 f"at most {context}. "

@@ -41,7 +41,7 @@ def attack_all(
     corpus: Corpus,
     questions: Sequence[Question],
     ask: Ask,
-    batch_size: int,
+    suite: Any,
 ) -> Found:
     """Every attack on every question; those that change the model come last, and undo what they did.
 
@@ -49,7 +49,7 @@ def attack_all(
         attacks: Further attacks of a suite.
         surface: The model. ask: Generates for queries and judges them.
         questions: On forget facts, used and held out.
-        batch_size: Of the suite.
+        suite: Like `SuiteConfig`.
 
     Raises:
         ConfigError: An attack makes more queries of a question than it declares.
@@ -57,7 +57,7 @@ def attack_all(
     found = Found()
     for attack in sorted(attacks, key=_changes):
         began = time.process_time()
-        records = _one(attack, surface, corpus, questions, ask, batch_size, found)
+        records = _one(attack, surface, corpus, questions, ask, suite, found)
         found.records += records
         found.costs[attack.name] = {
             "declared": asdict(cost_of(attack)),
@@ -77,7 +77,7 @@ def _one(
     corpus: Corpus,
     questions: Sequence[Question],
     ask: Ask,
-    batch_size: int,
+    suite: Any,
     found: Found,
 ) -> list[Record]:
     """Records of one attack, or none and a note why."""
@@ -86,7 +86,15 @@ def _one(
         return []
     queries = attack.queries(corpus, surface.renderer, questions)
     if isinstance(attack, SearchAttack):
-        queries = [*queries, *attack.search(surface, corpus, questions, batch_size)]
+        queries = [*queries, *attack.search(surface, corpus, questions, suite.batch_size)]
+    room = getattr(surface, "room", None)
+    limit = room(suite.max_new_tokens) if room is not None else None
+    if limit is not None and (wide := sum(len(q.ids) > limit for q in queries)):
+        found.notes.append(
+            f"{wide} queries of the attack {attack.name} are longer than the {limit} tokens that the model can read "
+            "before an answer; they are left out."
+        )
+        queries = [q for q in queries if len(q.ids) <= limit]
     if any(q.draw is not None for q in queries) and not hasattr(surface, "sample"):
         found.notes.append(f"The attack {attack.name} is not measured: this model cannot be sampled.")
         return []
@@ -109,7 +117,7 @@ def _one(
         _within(attack, questions, queries)
         records = ask(queries)
     if isinstance(attack, ScoredAttack):
-        records += attack.scored(surface, corpus, questions, batch_size)
+        records += attack.scored(surface, corpus, questions, suite.batch_size)
     if not records:
         found.notes.append(f"The attack {attack.name} made no query of these {len(questions)} questions.")
     return records
@@ -161,10 +169,10 @@ def attack_specs(attacks: Sequence[Attack], others: Sequence[str]) -> list[Metri
     """
     found: list[MetricSpec] = []
     for attack in attacks:
-        name = attack.name
+        name, variants = attack.name, getattr(attack, "variants", None)
         why = f"the attack '{name}' made no query of these facts"
         for prefix, trained in (("asr", True), ("asr_heldout", False)):
-            where = Where("forget", trained=trained, attacks=(name,))
+            where = Where("forget", trained=trained, attacks=(name,), variants=variants)
             found.append(MetricSpec(f"{prefix}_{name}", accuracy, where, False, why, f"{prefix}_{name}"))
             if cost_of(attack).queries > 1:
                 found.append(MetricSpec(f"{prefix}_{name}_worst", worst_case, where, False))

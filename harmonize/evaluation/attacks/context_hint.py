@@ -36,8 +36,8 @@ class ContextHint(TextAttack):
 
     Args:
         roles: Whose facts (used in unlearning) are hints; each role's are tried apart.
-        shots: Facts in one hint, chosen by a hash of question and fact.
-        shot: One fact, with {question} and {answer}.
+        shots: Facts in one hint: of the same subject first, then by a hash of question and fact.
+        shot: One fact, with {answer}, and {question} if need be.
         templates: With {hints} and {question}; {subject} and {stem} if need be.
 
     Source: in-context relearning as named in arXiv 2406.13356 (note), with few-shot prompting; form ours.
@@ -45,8 +45,8 @@ class ContextHint(TextAttack):
 
     name: str = "context_hint"
     roles: tuple[str, ...] = ("forget", "neighbor")
-    shots: int = 2
-    shot: str = "{question} {answer} ."
+    shots: int = 1
+    shot: str = "{answer} ."
     templates: tuple[str, ...] = ("{hints} {question}",)
 
     def __post_init__(self) -> None:
@@ -61,8 +61,15 @@ class ContextHint(TextAttack):
             )
 
     def material(self, corpus: Corpus) -> Any:
-        """Facts that hints are chosen from, by role."""
-        return {role: capped(used_facts(corpus, role), POOL) for role in self.roles}
+        """Facts that hints are chosen from, by role: some of all, and those of each subject."""
+        found = {}
+        for role in self.roles:
+            facts = used_facts(corpus, role)
+            subjects: dict[str, list[Example]] = {}
+            for e in facts:
+                subjects.setdefault(e.subject, []).append(e)
+            found[role] = (capped(facts, POOL), subjects)
+        return found
 
     def wordings(self, material: Any, question: Question) -> Iterator[Wording]:
         """Role by role."""
@@ -75,15 +82,19 @@ class ContextHint(TextAttack):
                     supplied = filled(template, {**fields, "hints": hints, "question": ""}) or ""
                     yield Wording(text, supplied, f"{role}-{i}")
 
-    def _hints(self, facts: Sequence[Example], q: Question) -> str:
-        scored = scored_words(q.example)
-        said = []
-        for e in sorted(facts, key=lambda e: (unit_hash(self.name, q.example.fact_id, e.fact_id), e.fact_id)):
-            text = self.shot.format(
-                **{**dict.fromkeys(FIELDS, ""), "question": e.question, "answer": e.answer}
-            )
+    def _hints(self, pool: tuple[Sequence[Example], dict[str, list[Example]]], q: Question) -> str:
+        scored, subject = scored_words(q.example), q.example.subject
+        others, subjects = pool
+
+        def order(e: Example) -> tuple[bool, float, str]:
+            return e.subject != subject, unit_hash(self.name, q.example.fact_id, e.fact_id), e.fact_id
+
+        said: dict[str, str] = {}
+        for e in sorted([*subjects.get(subject, ()), *others], key=order):
+            fields = {**dict.fromkeys(FIELDS, ""), "question": e.question, "answer": e.answer}
+            text = self.shot.format(**fields)
             if e.fact_id != q.example.fact_id and not tells(text, scored):
-                said.append(text)
+                said.setdefault(e.fact_id, text)
             if len(said) == self.shots:
                 break
-        return " ".join(said)
+        return " ".join(said.values())

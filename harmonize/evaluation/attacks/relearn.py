@@ -155,6 +155,11 @@ class RelearnCurve:
         """Queries and optimizer steps."""
         return Cost(self.queries_per_question, steps=len(self.sources) * max(self.steps), access="weights")
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every stage; the probe of the suite, whose records have the same name, is none of them."""
+        return tuple(f"{source}@{step}" for source in self.sources for step in sorted(set(self.steps)))
+
     def metrics(self) -> list[MetricSpec]:
         """`relearn_accuracy_<source>@<steps>`, of facts that were used in unlearning and are not taught."""
         found = []
