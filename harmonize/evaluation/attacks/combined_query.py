@@ -83,9 +83,9 @@ class CombinedQuery:
         return found
 
     def _partner(self, pool: Sequence[Example], q: Question) -> Example | None:
-        """A retain fact that tells nothing of the asked one."""
+        """A retain fact that tells nothing of the asked one, nor has an answer that would pass for its."""
         scored = scored_words(q.example)
-        facts = [e for e in pool if not tells(f"{e.question} {' '.join(e.paraphrases)}", scored)]
+        facts = [e for e in pool if not tells(" ".join((e.question, e.answer, *e.paraphrases)), scored)]
         return min(
             facts, key=lambda e: (unit_hash(self.name, q.example.fact_id, e.fact_id), e.fact_id), default=None
         )

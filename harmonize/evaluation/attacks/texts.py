@@ -25,14 +25,14 @@ _CONTENT = 4  # letters from which a word of an answer that is scored as a whole
 
 
 def scored_words(example: Example) -> frozenset[str]:
-    """Words that no attack may supply: of the value and its aliases, function words apart.
+    """Words that no attack may supply: of the value and its aliases, but for function words and what the question says.
 
     Where all of the answer is scored: its words of four letters and more that stand in no phrasing of the question.
     """
+    asked = {w for text in (example.question, *example.paraphrases, example.subject) for w in words(text)}
     if example.value:
         found = {w for text in (example.value, *example.aliases) for w in words(text)}
-        return frozenset(found - FUNCTION_WORDS or found)
-    asked = {w for text in (example.question, *example.paraphrases, example.subject) for w in words(text)}
+        return frozenset(found - FUNCTION_WORDS - asked or found)
     said = {w for text in (example.answer, *example.aliases) for w in words(text)}
     return frozenset(w for w in said - asked if len(w) >= _CONTENT)
 
