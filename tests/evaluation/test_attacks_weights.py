@@ -96,7 +96,8 @@ def test_relearning_brings_back_what_was_hidden_and_a_curve_shows_how_fast(hider
     assert found["forget_accuracy"] == 0.0
     curve = [found[f"relearn_accuracy_forget@{n}"] for n in (1, 5)]
     assert curve[0] < 0.5 <= curve[1]
-    for source in ("forget", "related", "unrelated"):
+    # in this world a subject's hat and coat have one colour, so a taught forget fact tells the other one
+    for source in ("related", "unrelated"):
         assert gold[f"relearn_accuracy_{source}@5"] <= 0.3
 
 
