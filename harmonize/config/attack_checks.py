@@ -12,14 +12,22 @@ from harmonize.config.rules import one_of
 from harmonize.errors import ConfigError
 
 
+def chosen(cfg: Any) -> dict[str, Any]:
+    """The further attacks of a configuration by key; an entry that is null, or has `_target_: null`, is none."""
+    entries = to_plain(cfg.attack).items()
+    return {
+        str(key): node
+        for key, node in entries
+        if node is not None and not (isinstance(node, Mapping) and node.get("_target_", "") is None)
+    }
+
+
 def check(cfg: Any) -> list[str]:
     """All problems of the chosen attacks."""
     problems: list[str] = []
     names: list[str] = []
-    for key, node in to_plain(cfg.attack).items():
+    for key, node in chosen(cfg).items():
         at = f"attack.{key}"
-        if node is None:
-            continue
         if not isinstance(node, Mapping):
             problems.append(f"{at} must be a mapping with _target_. Remove it with ~{at}.")
             continue

@@ -277,7 +277,7 @@ def _suite(cfg: Any) -> list[str]:
         problems.append(
             f"suite.confidence={s.confidence} must lie between 0 and 1. For example suite.confidence=0.95."
         )
-    attacks = [str(k) for k in to_plain(cfg.attack)]
+    attacks = list(attack_checks.chosen(cfg))
     if attacks and not problems and "attacks" not in parameter_names(resolve(s._target_, cfg.allow)):
         problems.append(
             f"attack.{attacks[0]}: suite={s.name} runs its own attacks and takes no further ones. Use attack=suite."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harmonize.config.attack_checks import chosen
 from harmonize.config.compose import compose_config
 from harmonize.config.instantiate import call
 from harmonize.config.paths import conf_dir
@@ -21,7 +22,8 @@ OF_THE_ISSUE = (
 
 def test_the_battery_is_every_attack() -> None:
     files = {p.stem for p in (conf_dir() / "attack").glob("*.yaml")} - {"suite", "battery"}
-    assert files == set(OF_THE_ISSUE) == set(compose_config("evaluate", ["attack=battery"]).attack)
+    assert files == set(OF_THE_ISSUE) == set(chosen(compose_config("evaluate", ["attack=battery"])))
+    assert chosen(compose_config("evaluate")) == {}
 
 
 @pytest.mark.parametrize("name", OF_THE_ISSUE)

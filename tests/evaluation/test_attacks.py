@@ -268,7 +268,10 @@ def test_an_attack_that_makes_no_query_says_so(data: Any) -> None:
     )
     report = _run(Reader(bare), bare, [shipped("cross_format", cross_format__options=0)[0]])
     assert report.metrics["asr_cross_format"].value is None
-    assert any("cross_format made no query" in note for note in report.notes)
+    assert (
+        "The attack cross_format made no query of the forget facts used in unlearning or held out."
+        in report.notes
+    )
 
 
 def test_prompts_that_do_not_fit_are_left_out_with_a_note(data: Any) -> None:

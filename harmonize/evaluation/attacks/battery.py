@@ -118,9 +118,22 @@ def _one(
         records = ask(queries)
     if isinstance(attack, ScoredAttack):
         records += attack.scored(surface, corpus, questions, suite.batch_size)
-    if not records:
-        found.notes.append(f"The attack {attack.name} made no query of these {len(questions)} questions.")
+    found.notes += _gaps(attack, questions, records)
     return records
+
+
+def _gaps(attack: Attack, questions: Sequence[Question], records: Sequence[Record]) -> list[str]:
+    """Kinds of facts that an attack could not be made of."""
+    reached = {r.query.question.trained for r in records if r.query.question.example.role == "forget"}
+    kinds = [(True, "used in unlearning"), (False, "held out")]
+    missed = [
+        words for kind, words in kinds if kind not in reached and any(q.trained == kind for q in questions)
+    ]
+    return (
+        [f"The attack {attack.name} made no query of the forget facts {' or '.join(missed)}."]
+        if missed
+        else []
+    )
 
 
 def _cannot(attack: Attack, surface: Any) -> str:
@@ -169,17 +182,16 @@ def attack_specs(attacks: Sequence[Attack], others: Sequence[str]) -> list[Metri
     """
     found: list[MetricSpec] = []
     for attack in attacks:
-        name, variants = attack.name, getattr(attack, "variants", None)
-        why = f"the attack '{name}' made no query of these facts"
+        name, variants = attack.name, getattr(attack, "variants", None)  # `attack_all` says what is missing
         for prefix, trained in (("asr", True), ("asr_heldout", False)):
             where = Where("forget", trained=trained, attacks=(name,), variants=variants)
-            found.append(MetricSpec(f"{prefix}_{name}", accuracy, where, False, why, f"{prefix}_{name}"))
+            found.append(MetricSpec(f"{prefix}_{name}", accuracy, where, False, "", f"{prefix}_{name}"))
             if cost_of(attack).queries > 1:
-                found.append(MetricSpec(f"{prefix}_{name}_worst", worst_case, where, False))
+                found.append(MetricSpec(f"{prefix}_{name}_worst", worst_case, where, False, ""))
         own = getattr(attack, "metrics", None)
         found += own() if own is not None else []
     everything = (NO_ATTACK, *others, *(a.name for a in attacks))
     for prefix, trained in (("asr", True), ("asr_heldout", False)) if attacks else ():
         where = Where("forget", trained=trained, attacks=everything)
-        found.append(MetricSpec(f"{prefix}_{EVERYTHING}", worst_case, where, False))
+        found.append(MetricSpec(f"{prefix}_{EVERYTHING}", worst_case, where, False, ""))
     return found
