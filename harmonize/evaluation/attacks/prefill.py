@@ -185,6 +185,8 @@ class Prefill:
         if (size and not prefix) or not words(reference) or tells(opener, scored_words(e)):
             return None
         prefill = (*(renderer.answer_ids(opener) if opener else ()), *prefix)
+        if not (text := renderer.decode(prefill)):  # a first token may be no more than a space
+            return None
         return Query(
             question=q,
             reference=reference,
@@ -192,7 +194,7 @@ class Prefill:
             attack=self.name,
             view="prefix" if prefix else "opener",
             prefill=prefill,
-            prefill_text=renderer.decode(prefill),
+            prefill_text=text,
             opener=opener or None,
             variant=f"{'opener' if opener else 'plain'}+{size if size else 'nothing'}",
         )
