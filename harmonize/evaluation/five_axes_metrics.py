@@ -147,7 +147,7 @@ def _leak(split: str, draws: int) -> list[MetricSpec]:
             missing = f"{why}, or this model cannot be sampled"
             found.append(MetricSpec(f"{name}_leak@{draws}", leak_at(draws), where, False, missing))
         where = Where("forget", trained=trained, attacks=(LIKELIHOOD,))
-        found.append(MetricSpec(f"{name}_probability", accuracy, where, False, why))
+        found.append(MetricSpec(f"{name}_answer_probability", accuracy, where, False, why))
     return found
 
 

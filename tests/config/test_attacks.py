@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harmonize.commands.ls import options
 from harmonize.config.attack_checks import chosen
 from harmonize.config.compose import compose_config
 from harmonize.config.instantiate import call
@@ -37,6 +38,11 @@ def test_every_attack_declares_what_it_costs_and_shows(name: str) -> None:
     metrics = {spec.name for spec in attack_specs([attack], ())}
     assert {f"asr_{name}", f"asr_heldout_{name}", "asr_battery_worst", "asr_heldout_battery_worst"} <= metrics
     assert (f"asr_{name}_worst" in metrics) == (cost.queries > 1)
+
+
+def test_they_are_listed_with_what_they_do() -> None:
+    listed = dict(options("attacks"))
+    assert {*OF_THE_ISSUE, "suite", "battery"} == set(listed) and all(listed.values())
 
 
 def test_several_attacks_at_once_and_one_left_out() -> None:

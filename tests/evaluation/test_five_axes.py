@@ -35,7 +35,12 @@ REFUSAL_RATES = (
     "neighbor_refusal_rate",
     "neighbor_refusal_rate_trained",
 )
-LEAKS = ("forget_leak@2", "forget_heldout_leak@2", "forget_probability", "forget_heldout_probability")
+LEAKS = (
+    "forget_leak@2",
+    "forget_heldout_leak@2",
+    "forget_answer_probability",
+    "forget_heldout_answer_probability",
+)
 ATTACKS = (
     "asr_opener",
     "asr_opener_heldout",
@@ -126,8 +131,8 @@ def test_counts_and_samples() -> None:
     assert n["asr_opener"] == 2 * used and n["asr_opener_heldout"] == used
     assert n["asr_answer_prefix"] == 2 * used and n["asr_answer_prefix@0.3"] == used
     assert n["utility_accuracy"] == 4
-    assert n["forget_leak@2"] == n["forget_probability"] == used
-    assert n["forget_heldout_leak@2"] == n["forget_heldout_probability"] == held
+    assert n["forget_leak@2"] == n["forget_answer_probability"] == used
+    assert n["forget_heldout_leak@2"] == n["forget_heldout_answer_probability"] == held
     # plain, prefilled, two draws and the answer's probability; options
     assert len(report.samples) == (3 + 5 + 2 + 1) * (used + held) + 4
     assert len(surface.seen) == (3 + 5 + 1) * (used + held)  # the two draws are scripted at once
