@@ -41,7 +41,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The generated parts of docs/methods.md.
+# The generated parts of docs/methods.md and docs/attacks.md.
 docs: $(READY)
 	$(BIN)/python -m harmonize.reporting.methods_page
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.config import (
+    attack_checks,
     edit_checks,
     guard_checks,
     method_checks,
@@ -188,6 +189,8 @@ def _model(cfg: Any, command: str) -> list[str]:
             f"from_scratch=true needs a data set with a tokenizer of its own, and {cfg.dataset.name} has none. "
             "Use from_scratch=false model=hf model.name_or_path=<folder or hf:owner/name>."
         )
+    if command == "evaluate" and cfg.target is not None:
+        problems += _model_name("target", str(cfg.target), sandbox, present(cfg.dataset).get("name"))
     for key in ("name_or_path",) if command == "finetune" else ("name_or_path", "gold"):
         name = present(m).get(key)
         if name is None or (scratch and key == "name_or_path"):
@@ -206,7 +209,7 @@ def _model(cfg: Any, command: str) -> list[str]:
 
 
 def _model_name(key: str, name: str, sandbox: bool, dataset: Any) -> list[str]:
-    other = "null" if key == "model.gold" else "<folder or hf:owner/name>"
+    other = "null" if key in ("model.gold", "target") else "<folder or hf:owner/name>"
     if name.startswith("sandbox:"):
         if name not in SANDBOX_MODELS:
             return [
@@ -268,16 +271,18 @@ def _suite(cfg: Any) -> list[str]:
         if s[key] is not None:
             problems += at_least(f"suite.{key}", s[key], 1)
     problems += positive("suite.relearn_lr", s.relearn_lr)
+    problems += at_least("suite.leak_draws", s.leak_draws, 0)
+    problems += positive("suite.leak_temperature", s.leak_temperature)
     if not 0 < s.confidence < 1:
         problems.append(
             f"suite.confidence={s.confidence} must lie between 0 and 1. For example suite.confidence=0.95."
         )
-    attacks = [str(k) for k in to_plain(cfg.attack)]
+    attacks = list(attack_checks.chosen(cfg))
     if attacks and not problems and "attacks" not in parameter_names(resolve(s._target_, cfg.allow)):
         problems.append(
             f"attack.{attacks[0]}: suite={s.name} runs its own attacks and takes no further ones. Use attack=suite."
         )
-    return problems + _nodes("attack", cfg)
+    return problems + attack_checks.check(cfg)
 
 
 def _trainer(cfg: Any) -> list[str]:

@@ -16,10 +16,13 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Split
 from harmonize.errors import ConfigError, did_you_mean
 from harmonize.evaluation.attacks import Attack, ModelAttack
+from harmonize.evaluation.attacks.battery import EVERYTHING, attack_all, check_names
 from harmonize.evaluation.attacks.prefill import OPENER, OPENER_HELDOUT, AnswerPrefixes, Openers
-from harmonize.evaluation.attacks.relearn import RELEARN, Relearn
+from harmonize.evaluation.attacks.relearn import Relearn
+from harmonize.evaluation.attacks.sampling import drawn
 from harmonize.evaluation.choices import OPTIONS, choice_items, judge_choices
-from harmonize.evaluation.five_axes_metrics import AXES, EVERY_PREFILL, specs
+from harmonize.evaluation.draws import judge_likelihood, sampled_answers
+from harmonize.evaluation.five_axes_metrics import AXES, EVERY_PREFILL, LIKELIHOOD, SAMPLED, specs
 from harmonize.evaluation.judge import Judge
 from harmonize.evaluation.metrics import measure, outcome_shares
 from harmonize.evaluation.questions import (
@@ -58,10 +61,10 @@ def evaluate(
             `depths`; `heldout_share`).
         split: `test` or `val`: whose phrasings are asked, and which subjects are held out.
         instruction: Read before questions of `instruct_roles` (this measures an instructed teacher).
-        seed: Moves the bootstrap alone.
-        axes: Any of `forget, retain, neighbor, asr, utility, relearn`; None = all (relearn if the suite says so).
-        attacks: Further attacks on the forget facts, reported as `asr_<name>` and `asr_heldout_<name>`; `asr_worst`
-            stays what it is.
+        seed: Moves the bootstrap and the sampled answers.
+        axes: Any of `forget, retain, neighbor, asr, leak, utility, relearn`; None = all (relearn if the suite says so).
+        attacks: Further attacks on the forget facts (axis asr), reported as `attacks.battery.attack_specs` says;
+            `asr_worst` stays what it is.
         progress: Called with (generations done, in all); True shows a bar.
 
     Raises:
@@ -83,9 +86,9 @@ def evaluate(
                 progress=bar,
             )
     wanted = _axes(axes, split, bool(suite.relearn))
-    extra = _names(attacks)
+    check_names(attacks, {*EVERY_PREFILL, NO_ATTACK, OPTIONS, SAMPLED, LIKELIHOOD, "worst", EVERYTHING})
     surface = as_surface(loaded)
-    run = _Run(surface, corpus, suite, Judge(corpus, suite.max_new_tokens), progress or None)
+    run = _Run(surface, corpus, suite, Judge(corpus, suite.max_new_tokens), seed, progress or None)
     limit = suite.max_examples if split == Split.TEST else getattr(suite, "val_max_examples", None)
     # what is reported as held out may choose nothing: val asks with the openings that training may use
     choosing = split == Split.VAL
@@ -111,27 +114,38 @@ def evaluate(
             Openers(() if choosing else corpus.openers_heldout, OPENER_HELDOUT),
             AnswerPrefixes(depths, float(prefill.heldout_share)),
         ]
-        for attack in (*prefills, *(a for a in attacks if not isinstance(a, ModelAttack))):
+        for attack in prefills:
             queries += attack.queries(corpus, surface.renderer, questions)
         notes += _room_note(questions, queries, depths)
+    if "leak" in wanted:
+        on_forget = asked(used_facts(corpus, "forget", limit)) + asked(
+            heldout_facts(corpus, "forget", split, limit)
+        )
+        if suite.leak_draws:
+            queries += drawn(on_forget, surface.renderer, SAMPLED, suite.leak_draws, suite.leak_temperature)
     records = run.ask(queries)
+    if "leak" in wanted:
+        records += judge_likelihood(surface, on_forget, LIKELIHOOD, suite.batch_size)
     if "utility" in wanted:
         items = capped(choice_items(corpus.facts("general", split)), limit)
         records += judge_choices(surface, items, suite.batch_size, instruction, instruct_roles)
-    changing: list[ModelAttack] = [a for a in attacks if isinstance(a, ModelAttack) and "asr" in wanted]
+    costs: dict[str, dict[str, Any]] = {}
+    if "asr" in wanted and attacks:
+        attacked = attack_all(attacks, surface, corpus, questions, run.ask, suite)
+        records += attacked.records
+        notes += attacked.notes
+        costs = attacked.costs
     if "relearn" in wanted:
         told = instruction if "forget" in instruct_roles else None
-        changing.append(Relearn(suite.relearn_steps, suite.relearn_facts, suite.relearn_lr, told))
-    for attack in changing:
-        questions = asked(used_facts(corpus, "forget", limit))
-        if attack.name != RELEARN:
-            questions += asked(heldout_facts(corpus, "forget", split, limit))
-        found, why = run.ask_changed(attack, questions)
+        probe = Relearn(suite.relearn_steps, suite.relearn_facts, suite.relearn_lr, told)
+        found, why = run.ask_changed(probe, asked(used_facts(corpus, "forget", limit)))
         records += found
         notes += why
-    return _report(
-        records, wanted, corpus, suite, split, depths, float(prefill.heldout_share), extra, seed, notes
+    report = _report(
+        records, wanted, corpus, suite, split, depths, float(prefill.heldout_share), attacks, seed, notes
     )
+    report.costs = costs
+    return report
 
 
 @dataclass
@@ -142,20 +156,24 @@ class _Run:
     corpus: Corpus
     suite: Any
     judge: Judge
+    seed: int
     progress: Progress | None
 
     def ask(self, queries: Sequence[Query]) -> list[Record]:
-        """Generates for all queries at once (equal prompts once) and judges the continuations."""
-        if not queries:
-            return []
-        prompts = list(dict.fromkeys(q.ids for q in queries))
-        answers = self.surface.generate(
-            prompts, self.suite.max_new_tokens, self.suite.batch_size, self.progress
+        """Generates for all queries at once (equal prompts once) and judges the continuations.
+
+        Without sampled answers where the model cannot be sampled.
+        """
+        greedy = [q for q in queries if q.draw is None]
+        sampled = [q for q in queries if q.draw is not None]
+        prompts = list(dict.fromkeys(q.ids for q in greedy))
+        limits = (self.suite.max_new_tokens, self.suite.batch_size, self.progress)
+        answers = self.surface.generate(prompts, *limits) if prompts else []
+        said = dict(zip(prompts, answers, strict=True))
+        texts = [(q, said[q.ids]) for q in greedy] + sampled_answers(
+            self.surface, sampled, self.seed, *limits
         )
-        decoded = {
-            p: (self.surface.renderer.decode(ids), len(ids)) for p, ids in zip(prompts, answers, strict=True)
-        }
-        return [self.judge(q, *decoded[q.ids]) for q in queries]
+        return [self.judge(q, self.surface.renderer.decode(ids), len(ids)) for q, ids in texts]
 
     def ask_changed(
         self, attack: ModelAttack, questions: Sequence[Question]
@@ -174,17 +192,6 @@ class _Run:
         apart = getattr(self.surface, "attacked", nullcontext)
         with apart(), attack.changed(model, self.corpus, self.surface.renderer):
             return self.ask(queries), []
-
-
-def _names(attacks: Sequence[Attack]) -> list[str]:
-    names = [a.name for a in attacks]
-    taken = {*EVERY_PREFILL, NO_ATTACK, OPTIONS, RELEARN, "worst"}
-    twice = sorted({n for n in names if n in taken or names.count(n) > 1})
-    if twice:
-        raise ConfigError(
-            [f"The attack name '{n}' is already taken; give the attack another name." for n in twice]
-        )
-    return names
 
 
 def _axes(axes: Collection[str] | None, split: str, relearn: bool) -> frozenset[str]:
@@ -227,13 +234,19 @@ def _report(
     split: str,
     depths: Sequence[float],
     heldout_share: float,
-    extra: Sequence[str],
+    extra: Sequence[Attack],
     seed: int,
     notes: list[str],
 ) -> Report:
     too_long = corpus.scoring == "rouge" and any(not r.fits for r in records)
     chosen = specs(
-        wanted, split=split, depths=depths, prefixes_heldout=heldout_share > 0, fits=too_long, extra=extra
+        wanted,
+        split=split,
+        depths=depths,
+        prefixes_heldout=heldout_share > 0,
+        fits=too_long,
+        extra=extra,
+        leak_draws=suite.leak_draws if "leak" in wanted else 0,
     )
     metrics = {
         spec.name: measure(spec, records, confidence=suite.confidence, resamples=suite.bootstrap, seed=seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from harmonize.evaluation.attacks import Attack
+from harmonize.evaluation.attacks.battery import attack_specs
 from harmonize.evaluation.attacks.prefill import ANSWER_PREFIX, OPENER, OPENER_HELDOUT
 from harmonize.evaluation.attacks.relearn import RELEARN
 from harmonize.evaluation.choices import OPTIONS
@@ -13,11 +15,13 @@ from harmonize.evaluation.metrics import (
     Where,
     accuracy,
     accuracy_norm,
+    leak_at,
     refusal_rate,
     worst_case,
 )
 
-AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "utility", "relearn")
+AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "leak", "utility", "relearn")
+SAMPLED, LIKELIHOOD = "leak", "likelihood"  # of records: sampled answers, the true answer's probability
 EVERY_PREFILL = (OPENER, OPENER_HELDOUT, ANSWER_PREFIX)
 
 
@@ -28,7 +32,8 @@ def specs(
     depths: Sequence[float] = (),
     prefixes_heldout: bool = False,
     fits: bool = False,
-    extra: Sequence[str] = (),
+    extra: Sequence[Attack] = (),
+    leak_draws: int = 0,
 ) -> list[MetricSpec]:
     """The metrics of the given axes.
 
@@ -37,7 +42,8 @@ def specs(
         depths: Answer-prefix depths; each has its own metric (`asr_answer_prefix@0.3`).
         prefixes_heldout: Facts whose own prefixes were never trained on are reported apart
             (`asr_answer_prefix_untrained`), and `asr_answer_prefix` is about the other used facts.
-        extra: Names of further attacks.
+        extra: Further attacks.
+        leak_draws: Sampled answers per forget question.
         fits: Also report every accuracy over answers within the generation limit (`*_fits`).
     """
     found: list[MetricSpec] = []
@@ -48,11 +54,9 @@ def specs(
             found += _kept(role, split)
     if "asr" in axes:
         found += _asr(split, depths, prefixes_heldout)
-        for name in extra:
-            why = f"the attack '{name}' made no query of these facts"
-            for prefix, trained in (("asr", True), ("asr_heldout", False)):
-                where = Where("forget", trained=trained, attacks=(name,))
-                found.append(MetricSpec(f"{prefix}_{name}", accuracy, where, False, why, f"{prefix}_{name}"))
+        found += attack_specs(extra, EVERY_PREFILL)
+    if "leak" in axes:
+        found += _leak(split, leak_draws)
     if "utility" in axes:
         where = Where("general", attacks=(OPTIONS,))
         why = f"no multiple-choice item of role 'general' in split '{split}'"
@@ -62,7 +66,8 @@ def specs(
         ]
     if "relearn" in axes:
         # Its own note says why it is missing.
-        where = Where("forget", trained=True, attacks=(RELEARN,))
+        # The probe's records have no variant; those of a curve (attack=relearn) have the source and the steps.
+        where = Where("forget", trained=True, attacks=(RELEARN,), variants=("",))
         found.append(MetricSpec("relearn_accuracy", accuracy, where, False, "", "relearn"))
     return found + ([s for spec in found for s in _within_limit(spec)] if fits else [])
 
@@ -130,8 +135,24 @@ def _asr(split: str, depths: Sequence[float], prefixes_heldout: bool) -> list[Me
     return found
 
 
+def _leak(split: str, draws: int) -> list[MetricSpec]:
+    """What greedy decoding understates: n sampled answers, and the probability of the true one."""
+    found = []
+    for name, trained, why in (
+        ("forget", True, _no_used("forget")),
+        ("forget_heldout", False, _no_heldout("forget", split)),
+    ):
+        if draws:
+            where = Where("forget", trained=trained, attacks=(SAMPLED,))
+            missing = f"{why}, or this model cannot be sampled"
+            found.append(MetricSpec(f"{name}_leak@{draws}", leak_at(draws), where, False, missing))
+        where = Where("forget", trained=trained, attacks=(LIKELIHOOD,))
+        found.append(MetricSpec(f"{name}_answer_probability", accuracy, where, False, why))
+    return found
+
+
 def _within_limit(spec: MetricSpec) -> list[MetricSpec]:
-    if spec.values is refusal_rate or OPTIONS in spec.where.attacks:
+    if spec.values is refusal_rate or {OPTIONS, LIKELIHOOD} & set(spec.where.attacks):
         return []
     base, at, depth = spec.name.partition("@")
     name = f"{base}_fits{at}{depth}"

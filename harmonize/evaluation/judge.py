@@ -41,7 +41,7 @@ class Judge:
             n_tokens: Its length in tokens; at the limit the model had not stopped.
         """
         refused = self.is_refusal(output)
-        said = says(output, accepted(query.question.example, query.reference))
+        said = says(output, query.accepts or accepted(query.question.example, query.reference))
         if self.scoring == "rouge":
             score = rouge_l_recall(output, query.reference)
             correct = score >= CORRECT_RECALL

@@ -6,6 +6,7 @@ more `MetricSpec`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Where:
 
     role: Of the fact. trained: Used in unlearning. attacks: Names, `none` for plain questions.
     depth: Of an answer prefix. prefix_trained: The fact's own prefixes may be trained on.
-    fits: The reference is within the generation limit.
+    fits: The reference is within the generation limit. variants: Ways of an attack.
     """
 
     role: str | None = None
@@ -33,6 +34,7 @@ class Where:
     depth: float | None = None
     prefix_trained: bool | None = None
     fits: bool | None = None
+    variants: tuple[str, ...] | None = None
 
     def __call__(self, record: Record) -> bool:
         q = record.query
@@ -43,6 +45,7 @@ class Where:
             and self.depth in (None, q.depth)
             and self.prefix_trained in (None, q.prefix_trained)
             and self.fits in (None, record.fits)
+            and (self.variants is None or q.variant in self.variants)
         )
 
 
@@ -68,6 +71,35 @@ def worst_case(records: Iterable[Record]) -> Values:
         key = r.query.question.key
         worst[key] = (max(r.score, worst.get(key, (0.0, ""))[0]), _subject(r))
     return list(worst.values())
+
+
+def leak_at(k: int) -> Callable[[Iterable[Record]], Values]:
+    """Per question, the expected best score of k answers drawn from the n that were sampled, without replacement.
+
+    With scores 1 and 0 and c of n answers that leak: 1 - C(n - c, k) / C(n, k), the chance that k draws leak at
+    least once. A question with fewer than k answers counts with all that it has.
+
+    Source: leak@k, arXiv 2511.04934 (abstract); the estimator is that of pass@k (arXiv 2107.03374), its form for
+        scores between 0 and 1 is ours.
+    """
+
+    def values(records: Iterable[Record]) -> Values:
+        scores: dict[tuple[str, str], list[float]] = {}
+        subjects: dict[tuple[str, str], str] = {}
+        for r in records:
+            key = r.query.question.key
+            scores.setdefault(key, []).append(r.score)
+            subjects[key] = _subject(r)
+        return [(expected_best(s, min(k, len(s))), subjects[key]) for key, s in scores.items()]
+
+    return values
+
+
+def expected_best(scores: Sequence[float], k: int) -> float:
+    """Mean of the largest of k of these numbers, over all ways to choose k of them."""
+    n = len(scores)
+    # the i-th smallest is the largest of k where the other k - 1 are among the i - 1 below it
+    return sum(s * math.comb(i, k - 1) for i, s in enumerate(sorted(scores))) / math.comb(n, k)
 
 
 @dataclass(frozen=True)

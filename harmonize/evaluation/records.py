@@ -47,6 +47,10 @@ class Query:
         reference: What is left to be said after the prefill.
         reference_tokens: Its length in tokens, end of turn included.
         prefix_trained: This fact's own prefixes may be trained on.
+        variant: Which of an attack's ways this is: a template, a number of steps, a width in bits.
+        asked: What the user's turn says, where an attack changed it; prompt: its rendered ids.
+        accepts: What states the answer, where another than the fact's value is asked for.
+        draw: Number of a sampled answer, at `temperature`; None for the greedy one.
     """
 
     question: Question
@@ -59,11 +63,17 @@ class Query:
     opener: str | None = None
     depth: float | None = None
     prefix_trained: bool = True
+    variant: str = ""
+    asked: str = ""
+    prompt: tuple[int, ...] | None = None
+    accepts: tuple[str, ...] = ()
+    draw: int | None = None
+    temperature: float = 0.0
 
     @property
     def ids(self) -> tuple[int, ...]:
         """What the model reads."""
-        return (*self.question.prompt, *self.prefill)
+        return (*(self.question.prompt if self.prompt is None else self.prompt), *self.prefill)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +111,11 @@ class Record:
             "view": q.view,
             "opener": q.opener,
             "depth": q.depth,
+            "variant": q.variant,
+            "draw": q.draw,
             "instruction": q.question.instruction,
             "question": q.question.text,
+            "asked": q.asked or q.question.text,
             "prefill": q.prefill_text,
             "reference": q.reference,
             "output": self.output,

@@ -20,12 +20,14 @@ class Report:
         samples: One mapping per judged answer (see `Record.as_sample`).
         outcomes: Axis to the shares of correct, refused, wrong and degenerate answers.
         notes: Sentences a reader should see.
+        costs: Attack to what it declared (`declared`) and spent.
     """
 
     metrics: dict[str, Metric]
     samples: list[dict[str, Any]] = field(default_factory=list)
     outcomes: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write_samples(self, path: str | Path, **columns: Any) -> Path:
         """Writes the samples as JSON Lines, atomically and readable by their owner alone (mode 0600).

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError
 from harmonize.evaluation.likelihood import Pair, continuation_log_probs
-from harmonize.models.generate import greedy
+from harmonize.models.generate import Adjust, greedy, sampled
 
 Progress = Callable[[int, int], None]
 
@@ -20,7 +20,8 @@ class Surface(Protocol):
     `generate` continues prompts greedily and returns ids without the stop id, in order, at most
     `max_new_tokens` each. `log_probs` sums the log-probabilities of given continuations. An attack that trains
     also needs an attribute `model` (a `torch.nn.Module`); without it such attacks are reported as not measured. Where
-    more than that model would change with its weights, `attacked()` gives a context in which it does not.
+    more than that model would change with its weights, `attacked()` gives a context in which it does not. What is
+    measured on sampled answers also needs `sample`, as `ModelSurface` has it.
     """
 
     renderer: Renderer
@@ -57,19 +58,44 @@ class ModelSurface:
             DataError: A prompt and its continuation do not fit the model's context.
         """
         self.check_room(prompts, max_new_tokens)
-        return greedy(
-            self.model,
-            prompts,
-            self.renderer.stop_ids,
-            self.renderer.pad_id,
-            max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
+        model, adjust = self.speaking(prompts)
+        stops, pad = self.renderer.stop_ids, self.renderer.pad_id
+        return greedy(model, prompts, stops, pad, max_new_tokens, batch_size, progress, adjust)
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        draws: int,
+        temperature: float,
+        max_new_tokens: int,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> list[list[list[int]]]:
+        """Sampled continuations, `draws` of each prompt; `keys` (one per prompt) are what their randomness is made of.
+
+        Raises:
+            DataError: A prompt and its continuation do not fit the model's context.
+        """
+        self.check_room(prompts, max_new_tokens)
+        model, adjust = self.speaking(prompts)
+        stops, pad = self.renderer.stop_ids, self.renderer.pad_id
+        return sampled(
+            model, prompts, keys, stops, pad, max_new_tokens, draws, temperature, batch_size, progress, adjust
         )
+
+    def speaking(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust | None]:
+        """The model that generates, and what changes its next-token logits after these prompts."""
+        return self.model, None
 
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt."""
         return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size)
+
+    def room(self, max_new_tokens: int) -> int | None:
+        """Tokens that a prompt may have before so long an answer; None where the model states no limit."""
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        return context - max_new_tokens if isinstance(context, int) and context > 0 else None
 
     def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Refuses what the model cannot read.
@@ -77,9 +103,9 @@ class ModelSurface:
         Raises:
             DataError: A prompt and its continuation do not fit the model's context.
         """
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(map(len, prompts), default=0)
-        if isinstance(context, int) and 0 < context < longest + max_new_tokens:
+        longest, room = max(map(len, prompts), default=0), self.room(max_new_tokens)
+        if room is not None and longest > room:
+            context = room + max_new_tokens
             raise DataError(
                 f"The longest prompt has {longest} tokens and answers may have {max_new_tokens}, but the model reads "
                 f"at most {context}. "

@@ -14,13 +14,12 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Role, Split
 from harmonize.errors import DataError, ModelError
 from harmonize.evaluation.likelihood import Pair, continuation_log_probs
-from harmonize.evaluation.surface import Progress
 from harmonize.guards.detector import STATES, Detector, best_threshold, detector_of, prompt_states
 from harmonize.guards.guard import FORBIDDEN, Guard, Guarded, Scene
 from harmonize.guards.listening import ListeningRenderer
 from harmonize.guards.semantic import Closeness, Ids, span_states
 from harmonize.guards.trie import Trie, ngrams
-from harmonize.models.generate import greedy
+from harmonize.models.generate import Adjust
 from harmonize.models.load import LoadedModel
 
 if TYPE_CHECKING:
@@ -183,18 +182,9 @@ class DecodingSurface(Guarded):
         self._window = guard.window or self._trie.longest
         self._close = Closeness(loaded, self._spans, self._centre) if guard.delta else None
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        batch_size: int,
-        progress: Progress | None,
-    ) -> list[list[int]]:
-        """Greedy continuations."""
-        self.check_room(prompts, max_new_tokens)
-        stops, pad = self.renderer.stop_ids, self.renderer.pad_id
-        adjust = self._adjust(prompts)
-        return greedy(self.model, prompts, stops, pad, max_new_tokens, batch_size, progress, adjust)
+    def speaking(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust]:
+        """The model, and the change of its next-token logits."""
+        return self.model, self._adjust(prompts)
 
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt."""
@@ -226,7 +216,7 @@ class DecodingSurface(Guarded):
         """The forbidden spans as ids: they are the answers."""
         return {"spans": [list(ids) for ids in self._spans]}
 
-    def _adjust(self, prompts: Sequence[Sequence[int]]) -> Any:
+    def _adjust(self, prompts: Sequence[Sequence[int]]) -> Adjust:
         """The change of the next-token logits for these prompts."""
         if self._close is not None:
             self._close.forget()

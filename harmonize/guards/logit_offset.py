@@ -20,10 +20,9 @@ from harmonize.config.edit_checks import acts
 from harmonize.config.rules import finite, present, share
 from harmonize.errors import ModelError
 from harmonize.evaluation.likelihood import Pair, continuation_log_probs
-from harmonize.evaluation.surface import Progress
 from harmonize.guards.assistant import Assistant, Truncated
 from harmonize.guards.guard import FORBIDDEN, Guard, Guarded, Scene
-from harmonize.models.generate import greedy, takes_logits_to_keep
+from harmonize.models.generate import takes_logits_to_keep
 from harmonize.models.load import LoadedModel
 
 
@@ -65,6 +64,11 @@ class _Both:
         """Keeps some rows of both."""
         self.base.batch_select_indices(keep)
         self.assistant.batch_select_indices(keep)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every row of both."""
+        self.base.batch_repeat_interleave(repeats)
+        self.assistant.batch_repeat_interleave(repeats)
 
 
 class OffsetModel(nn.Module):
@@ -133,17 +137,9 @@ class OffsetSurface(Guarded):
         super().__init__(guard, loaded)
         self.assistant, self._spec = assistant.loaded.model, assistant.spec
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        batch_size: int,
-        progress: Progress | None,
-    ) -> list[list[int]]:
-        """Greedy continuations, of tokens that pass the filter alone."""
-        self.check_room(prompts, max_new_tokens)
-        stops, pad = self.renderer.stop_ids, self.renderer.pad_id
-        return greedy(self._model(True), prompts, stops, pad, max_new_tokens, batch_size, progress)
+    def speaking(self, prompts: Sequence[Sequence[int]]) -> tuple[OffsetModel, None]:
+        """Base and assistant, which choose among tokens that pass the filter alone."""
+        return self._model(True), None
 
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt; what does not pass the filter keeps the base's logit."""

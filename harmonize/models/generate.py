@@ -1,11 +1,14 @@
-"""Greedy generation in length-sorted, left-padded batches with a key-value cache."""
+"""Greedy and sampled generation in length-sorted, left-padded batches with a key-value cache."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +62,77 @@ def greedy(
     return [list(done[tuple(p)]) for p in prompts]
 
 
+def sampled(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    stop_ids: Collection[int],
+    pad_id: int,
+    max_new_tokens: int,
+    draws: int,
+    temperature: float = 1.0,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    adjust: Adjust | None = None,
+) -> list[list[list[int]]]:
+    """Continues every prompt several times with tokens drawn from softmax(logits / temperature).
+
+    A draw is a function of its key, its number and the model's probabilities alone: neither the batch nor the number
+    of draws moves it (but for rounding). The prompt is read once for all draws.
+
+    Args:
+        model, prompts, stop_ids, pad_id, max_new_tokens, adjust: As in `greedy`.
+        keys: One per prompt, what its randomness is made of.
+        draws: Continuations of each prompt.
+        batch_size: Continuations per batch.
+        progress: Called with (continuations done, continuations in all).
+
+    Returns:
+        For each prompt, in order, `draws` lists of new ids.
+
+    Raises:
+        ValueError: An empty prompt.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i]), keys[i]))
+    if order and not prompts[order[-1]]:
+        raise ValueError("sampled needs at least one token in every prompt")
+    stops = frozenset(int(i) for i in stop_ids)
+    found: list[list[list[int]]] = [[] for _ in prompts]
+    size = max(1, batch_size // draws)
+    with torch.no_grad(), evaluating(model):
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            numbers = np.concatenate([_uniform(keys[i], draws, max_new_tokens) for i in part])
+            rows = [tuple(prompts[i]) for i in part]
+            choose = partial(_drawn, torch.from_numpy(numbers), temperature)
+            said = _continue(model, rows, stops, pad_id, max_new_tokens, adjust, choose, draws)
+            for n, i in enumerate(part):
+                found[i] = said[n * draws : (n + 1) * draws]
+            if progress is not None:
+                progress((start + len(part)) * draws, len(order) * draws)
+    return found
+
+
+def _uniform(key: str, draws: int, length: int) -> np.ndarray:
+    """[draws, length] numbers in [0, 1), a row for each draw; a function of key, draw and position."""
+    rows = []
+    for draw in range(draws):
+        digest = hashlib.blake2b(f"{key}\x1f{draw}".encode(), digest_size=16).digest()
+        rows.append(np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big"))).random(length))
+    return np.stack(rows)
+
+
+def _drawn(numbers: Tensor, temperature: float, logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
+    """The token at which the cumulated probabilities of each row pass its number of this step."""
+    p = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    u = numbers[list(rows), step].to(p).unsqueeze(1) * p[:, -1:]
+    return torch.searchsorted(p, u, right=True).squeeze(1).clamp_max(p.shape[1] - 1)
+
+
+def _likeliest(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
+    return logits.argmax(-1)
+
+
 def _continue(
     model: nn.Module,
     prompts: list[tuple[int, ...]],
@@ -66,7 +140,10 @@ def _continue(
     pad_id: int,
     limit: int,
     adjust: Adjust | None,
+    choose: Callable[[Tensor, Sequence[int], int], Tensor] = _likeliest,
+    copies: int = 1,
 ) -> list[list[int]]:
+    """Continuations of each prompt, `copies` of them one after another."""
     device = next(model.parameters()).device
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
@@ -77,6 +154,7 @@ def _continue(
     ids, mask = ids.to(device), mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     last_only = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
+    prompts = [prompt for prompt in prompts for _ in range(copies)]
     out: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # original index of every row still in the batch
     running = set(alive)
@@ -92,12 +170,15 @@ def _continue(
         )
         past = result.past_key_values
         logits = result.logits[:, -1]
+        if step == 0 and copies > 1:
+            past.batch_repeat_interleave(copies)
+            logits, mask, positions = (t.repeat_interleave(copies, 0) for t in (logits, mask, positions))
         if adjust is not None:
             rows = [n for n, i in enumerate(alive) if i in running]
             which = [alive[n] for n in rows]
             logits = logits.float()
             logits[rows] = adjust(logits[rows], [prompts[i] for i in which], [out[i] for i in which])
-        chosen = logits.argmax(-1)
+        chosen = choose(logits, alive, step)
         for i, token in zip(alive, chosen.tolist(), strict=True):
             if i in running:
                 if token in stops:

@@ -28,25 +28,30 @@ from harmonize.reporting.catalogue import EVIDENCE, Option, Part, described_grou
 wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "methods.md"
+ELSEWHERE = {"attack": ROOT / "docs" / "attacks.md"}  # groups that have a page of their own
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+)(?: ([\w ]+))? -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes or checks the page; returns 1 if `--check` finds it stale."""
+    """Writes or checks the pages; returns 1 if `--check` finds one stale."""
     parser = argparse.ArgumentParser(prog="python -m harmonize.reporting.methods_page", description=__doc__)
-    parser.add_argument("page", nargs="?", type=Path, default=PAGE)
+    parser.add_argument("pages", nargs="*", type=Path, default=[PAGE, *ELSEWHERE.values()])
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where it is stale")
     given = parser.parse_args(argv)
-    before = given.page.read_text(encoding="utf-8")
+    return max(_write(page, given.check) for page in given.pages)
+
+
+def _write(page: Path, check: bool) -> int:
+    before = page.read_text(encoding="utf-8")
     after = filled(before)
     if after == before:
-        print(f"{given.page} is up to date.")
+        print(f"{page} is up to date.")
         return 0
-    if given.check:
-        print(f"{given.page} is stale. Run: make docs", file=sys.stderr)
+    if check:
+        print(f"{page} is stale. Run: make docs", file=sys.stderr)
         return 1
-    given.page.write_text(after, encoding="utf-8")
-    print(f"Wrote {given.page}")
+    page.write_text(after, encoding="utf-8")
+    print(f"Wrote {page}")
     return 0
 
 
@@ -64,7 +69,9 @@ def filled(page: str) -> str:
         head, name, given, end = match.groups()
         if name == "other-options":
             text = "\n\n".join(
-                f"## {g.capitalize()}\n\n{options(g)}" for g in described_groups() if g not in groups
+                f"## {g.capitalize()}\n\n{options(g)}"
+                for g in described_groups()
+                if g not in groups and g not in ELSEWHERE
             )
         elif name in BLOCKS:
             text = BLOCKS[name](*(given or "").split())

@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 import harmonize.data
 import harmonize.evaluation
 import harmonize.models
-from harmonize.config.instantiate import call, resolve, to_plain
+from harmonize.config.attack_checks import chosen
+from harmonize.config.instantiate import call, resolve
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
 from harmonize.errors import RunError
+from harmonize.evaluation.attacks import ineffective
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.results import Metric
@@ -48,7 +50,7 @@ class Evaluations:
     def __init__(self, cfg: Any, corpus: Corpus) -> None:
         self.cfg, self.corpus = cfg, corpus
         self._suite = resolve(cfg.suite._target_, allow=cfg.allow)
-        self._attacks = {str(k): to_plain(a) for k, a in cfg.attack.items() if a}
+        self._attacks = chosen(cfg)
         self._folder = Path(cfg.paths.cache_dir) / "evaluations"
 
     def run(
@@ -119,6 +121,25 @@ class Evaluations:
         }
         write_text(path, json.dumps(data, indent=1))
         return figures
+
+
+def proof_notes(cfg: Any, untouched: Figures | None) -> list[str]:
+    """Which attacks prove nothing, because the untouched model withstands them, too.
+
+    Args:
+        cfg: The command's configuration. untouched: Figures of the model before unlearning, if it was measured.
+    """
+    if untouched is None:
+        if not chosen(cfg):
+            return []
+        return [
+            "The untouched model was not measured, so whether these attacks work at all is not known. Name it: "
+            "target=<folder or hf:owner/name>."
+        ]
+    weak = ineffective(untouched.metrics)
+    if not weak:
+        return []
+    return [f"These attacks fail on the untouched model already, so they prove nothing: {', '.join(weak)}."]
 
 
 def _read(path: Path) -> Figures | None:

@@ -14,7 +14,7 @@ from harmonize.reporting.table import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
-from harmonize.unlearning.figures import Evaluations
+from harmonize.unlearning.figures import Evaluations, proof_notes
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.run import say_sensitive
 from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process
@@ -45,6 +45,9 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
         report = evaluations.run(model, cfg.split, instruction)
         report.write_samples(place.samples)
+        untouched = None
+        if cfg.target:
+            untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
         gold = None
         if cfg.model.gold:
             gold = evaluations.cached(load_target(cfg, corpus, cfg.model.gold), "gold model", cfg.split)
@@ -54,10 +57,12 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             seed=cfg.seed,
             timing={"total": time.perf_counter() - began},
             metrics=dict(report.metrics),
+            target_metrics=untouched.metrics if untouched else {},
             gold_metrics=gold.metrics if gold else {},
             outcomes=dict(report.outcomes),
             command="evaluate",
-            notes=[*corpus.notes, *report.notes, *guard_notes(model)],
+            notes=[*corpus.notes, *report.notes, *guard_notes(model), *proof_notes(cfg, untouched)],
+            attack_costs=report.costs,
         )
         place.write_json("results.json", results.to_dict())
         tracker = build_tracker(config, folder, job_type="evaluate")

@@ -15,7 +15,6 @@ from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.responses import check_responses
 from harmonize.errors import DataError
-from harmonize.evaluation.attacks import ineffective
 from harmonize.guards.guard import Guarded
 from harmonize.guards.saved import save_guard, secret_files, warn_of_guard
 from harmonize.models.cache import TeacherCache
@@ -30,7 +29,7 @@ from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
-from harmonize.unlearning.figures import Evaluations, Figures
+from harmonize.unlearning.figures import Evaluations, Figures, proof_notes
 from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.forward import named_blocks
@@ -159,6 +158,7 @@ class _Run:
                 model = self.guarding.around(loaded, keep=True)
                 self.notes += guard_notes(model)
                 report = self.evaluations.run(model, self.cfg.split, axes=self._axes)
+            self.finished["attack_costs"] = report.costs
             report.write_samples(self.place.samples)
             figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
             results = self._results(figures, beside, selection, parts)
@@ -240,10 +240,7 @@ class _Run:
             self.place.record_sensitive(path)
 
     def _results(self, figures: Figures, beside: _Beside, selection: dict[str, Any], parts: Parts) -> Results:
-        if weak := ineffective(beside.target.metrics):
-            self.notes.append(
-                f"These attacks fail on the untouched model already, so they prove nothing: {', '.join(weak)}."
-            )
+        self.notes += proof_notes(self.cfg, beside.target)
         # one process among others is fairly timed by its own CPU seconds, a GPU's work by the clock
         stages = self.timing if parts.loaded.model.device.type == "cuda" else self.cpu
         self.timing["unlearning"] = sum(stages.get(name, 0.0) for name in UNLEARNING)

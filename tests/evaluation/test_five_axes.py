@@ -35,6 +35,12 @@ REFUSAL_RATES = (
     "neighbor_refusal_rate",
     "neighbor_refusal_rate_trained",
 )
+LEAKS = (
+    "forget_leak@2",
+    "forget_heldout_leak@2",
+    "forget_answer_probability",
+    "forget_heldout_answer_probability",
+)
 ATTACKS = (
     "asr_opener",
     "asr_opener_heldout",
@@ -70,8 +76,9 @@ def _run(script, data=None, *, split="test", suite=None, prefill=None, right=Tru
 def test_a_model_that_always_answers_right() -> None:
     report, _ = _run(truthful)
     found = _values(report)
-    assert set(found) == {*ACCURACIES, *REFUSAL_RATES, *ATTACKS, "utility_accuracy", "utility_accuracy_norm"}
-    assert all(found[n] == 1.0 for n in (*ACCURACIES, *ATTACKS, "utility_accuracy", "utility_accuracy_norm"))
+    utility = ("utility_accuracy", "utility_accuracy_norm")
+    assert set(found) == {*ACCURACIES, *REFUSAL_RATES, *ATTACKS, *LEAKS, *utility}
+    assert all(found[n] == 1.0 for n in (*ACCURACIES, *ATTACKS, *LEAKS, *utility))
     assert all(found[n] == 0.0 for n in REFUSAL_RATES)
     assert report.notes == []
     assert set(report.outcomes) >= {"forget", "retain", "neighbor", "asr_opener", "utility"}
@@ -85,7 +92,8 @@ def test_a_model_that_always_refuses(text: str) -> None:
     data = replace(worlds.corpus(), instructions=(text,))  # so that the tokenizer knows the words
     report, _ = _run(lambda asked: text, data, right=False)
     found = _values(report)
-    assert all(found[n] == 0.0 for n in (*ACCURACIES, *ATTACKS, "utility_accuracy"))
+    assert all(found[n] == 0.0 for n in (*ACCURACIES, *ATTACKS, *LEAKS[:2], "utility_accuracy"))
+    assert all(0 < found[n] < 0.7 for n in LEAKS[2:])  # five nats off over a whole answer
     assert all(found[n] == 1.0 for n in REFUSAL_RATES)
     assert report.outcomes["neighbor"]["refused"] == 1.0
 
@@ -123,8 +131,11 @@ def test_counts_and_samples() -> None:
     assert n["asr_opener"] == 2 * used and n["asr_opener_heldout"] == used
     assert n["asr_answer_prefix"] == 2 * used and n["asr_answer_prefix@0.3"] == used
     assert n["utility_accuracy"] == 4
-    assert len(report.samples) == 3 * (used + held) + 5 * (used + held) + 4
-    assert len(surface.seen) == 8 * (used + held)
+    assert n["forget_leak@2"] == n["forget_answer_probability"] == used
+    assert n["forget_heldout_leak@2"] == n["forget_heldout_answer_probability"] == held
+    # plain, prefilled, two draws and the answer's probability; options
+    assert len(report.samples) == (3 + 5 + 2 + 1) * (used + held) + 4
+    assert len(surface.seen) == (3 + 5 + 1) * (used + held)  # the two draws are scripted at once
     sample = next(s for s in report.samples if s["attack"] == "answer_prefix")
     expected = {
         "example_id",

@@ -138,11 +138,27 @@ class Scripted:
                 progress(len(out), len(prompts))
         return out
 
+    def sample(
+        self,
+        prompts: Any,
+        keys: Any,
+        draws: int,
+        temperature: float,
+        limit: int,
+        batch_size: int,
+        progress: Any,
+    ) -> list[list[list[int]]]:
+        """Every draw says what the script says."""
+        said = self.generate(prompts, limit, batch_size, None)
+        return [[list(ids) for _ in range(draws)] for ids in said]
+
     def log_probs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int) -> list[float]:
         found = []
         for prompt, option in pairs:
             example = self._prompts[tuple(prompt)][0]
-            best = self.renderer.answer_ids(example.choices[example.answer_index or 0])
+            best = self.renderer.answer_ids(
+                example.choices[example.answer_index or 0] if example.choices else example.answer
+            )
             found.append(0.0 if (tuple(option) == best) == self.right else -5.0)
         return found
 
@@ -164,6 +180,8 @@ def suite(**changes: Any) -> SimpleNamespace:
         "relearn_steps": 5,
         "relearn_facts": 3,
         "relearn_lr": 1e-2,
+        "leak_draws": 2,
+        "leak_temperature": 1.0,
         "confidence": 0.95,
         "bootstrap": 200,
     }

@@ -100,6 +100,8 @@ def test_generation_is_that_of_single_steps_in_any_batch(
     expected = [toys.naive_greedy(lambda p, s: slow(surface, loaded, p, s), q, stops, 6) for q in asked]
     for size in (1, 5, 64):
         assert surface.generate(asked, 6, size, None) == expected
+        drawn = surface.sample(asked, [str(i) for i in range(len(asked))], 2, 1e-4, 6, size, None)
+        assert drawn == [[said, said] for said in expected]  # a temperature near zero is greedy
     assert expected != ModelSurface(loaded).generate(asked, 6, 64, None)  # the guard does something
 
 

@@ -94,6 +94,8 @@ def test_generation_is_that_of_single_steps_in_any_batch(loaded: LoadedModel, we
     expected = [toys.naive_greedy(next_logits(surface, True), p, stops, 8) for p in asked]
     for size in (1, 5, 64):
         assert surface.generate(asked, 8, size, None) == expected
+        drawn = surface.sample(asked, [str(i) for i in range(len(asked))], 2, 1e-4, 8, size, None)
+        assert drawn == [[said, said] for said in expected]  # a temperature near zero is greedy
     plain = guarded(loaded, weight=0.0).generate(asked, 8, 64, None)
     assert plain != expected  # the offset does something
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from harmonize.models.generate import greedy
+from harmonize.models.generate import greedy, sampled
 from tests.models.tiny import ARCHITECTURES, V, tiny
 
 
@@ -62,3 +62,49 @@ def test_no_prompts_and_empty_prompts() -> None:
     assert greedy(model, [], [2], 0, 3) == []
     with pytest.raises(ValueError, match="at least one token"):
         greedy(model, [[1], []], [2], 0, 3)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_draws_do_not_depend_on_batch_order_or_their_number(name: str) -> None:
+    model = tiny(name)
+    asked = prompts()
+    keys = [f"key {i}" for i in range(len(asked))]
+    expected = sampled(model, asked, keys, [V + 1], 0, 8, draws=3)
+    assert all(len(draws) == 3 for draws in expected)
+    assert len({tuple(d) for draws in expected for d in draws}) > len(asked)  # they differ
+    for size in (1, 4, 64):
+        assert sampled(model, asked, keys, [V + 1], 0, 8, draws=3, batch_size=size) == expected
+    back = sampled(model, asked[::-1], keys[::-1], [V + 1], 0, 8, draws=3, batch_size=6)
+    assert back[::-1] == expected
+    more = sampled(model, asked, keys, [V + 1], 0, 8, draws=5)
+    assert [draws[:3] for draws in more] == expected
+    other = sampled(model, asked, [f"{k}'" for k in keys], [V + 1], 0, 8, draws=3)
+    assert other != expected
+
+
+def test_a_draw_follows_the_models_probabilities() -> None:
+    model = tiny(sorted(ARCHITECTURES)[0])
+    prompt = prompts(1)[0]
+    with torch.no_grad():
+        p = (model(torch.tensor([prompt])).logits[0, -1].double() / 0.7).softmax(-1)
+    draws = sampled(model, [prompt], ["k"], [V + 1], 0, 1, draws=4000, temperature=0.7)[0]
+    counts = torch.bincount(torch.tensor([d[0] for d in draws]), minlength=len(p)) / len(draws)
+    assert float((counts - p).abs().max()) < 4 * float((p * (1 - p) / len(draws)).sqrt().max())
+    # a temperature near zero is greedy
+    cold = sampled(model, [prompt], ["k"], [V + 1], 0, 6, draws=2, temperature=1e-4)[0]
+    assert cold == [greedy(model, [prompt], [V + 1], 0, 6)[0]] * 2
+
+
+def test_stop_ids_end_a_draw_and_an_empty_prompt_is_refused() -> None:
+    model = tiny(sorted(ARCHITECTURES)[0])
+    asked = prompts(3)
+    free = sampled(model, asked, list("abc"), [V + 1], 0, 8, draws=2)
+    stop = free[0][0][2]
+    for before, after in zip(
+        (d for draws in free for d in draws),
+        (d for draws in sampled(model, asked, list("abc"), [stop], 0, 8, draws=2) for d in draws),
+        strict=True,
+    ):
+        assert after == (before[: before.index(stop)] if stop in before else before)
+    with pytest.raises(ValueError, match="at least one token"):
+        sampled(model, [[]], ["a"], [1], 0, 2, draws=2)

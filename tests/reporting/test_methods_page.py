@@ -13,13 +13,20 @@ from harmonize.config.sources import source_of
 from harmonize.errors import ConfigError
 from harmonize.reporting import methods_page
 from harmonize.reporting.catalogue import methods, names, option
-from harmonize.reporting.methods_page import PAGE, filled, main, summary
+from harmonize.reporting.methods_page import ELSEWHERE, PAGE, filled, main, summary
 
 TEXT = PAGE.read_text()
 
 
 def test_the_page_is_current() -> None:
     assert filled(TEXT) == TEXT, "run: make docs"
+
+
+@pytest.mark.parametrize("group", sorted(ELSEWHERE))
+def test_pages_of_other_groups_are_current_and_have_every_option(group: str) -> None:
+    text = ELSEWHERE[group].read_text()
+    assert filled(text) == text, "run: make docs"
+    assert all(f"`{group}={name}`" in text for name in names(group))
 
 
 def test_every_method_has_a_row_and_a_section() -> None:

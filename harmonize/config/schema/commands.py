@@ -69,6 +69,8 @@ class EvaluateConfig:
     """Everything of `harmonize evaluate`: any checkpoint, any data set, any suite.
 
     instructed: Measure the model under the teacher's instruction.
+    target: The untouched model (a folder, `hf:owner/name`, `sandbox:target`), measured beside; an attack proves
+        nothing where it fails on that one. null = none.
     guard: What stands around the model; empty = nothing, or what its folder brings (guard.json).
     """
 
@@ -79,6 +81,7 @@ class EvaluateConfig:
     resume: bool = False
     split: str = "test"
     instructed: bool = False
+    target: str | None = None
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     sequence: SequenceConfig = field(default_factory=SequenceConfig)

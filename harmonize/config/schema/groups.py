@@ -267,6 +267,7 @@ class SuiteConfig:
     """`suite`: which axes are measured, and how long answers may get.
 
     relearn_*: The relearning probe: steps on so many forget facts, learning rate, then accuracy on the others.
+    leak_*: Sampled answers to each forget question, and at which temperature (0 draws = none).
     max_examples: Cap per axis and split (null = all), drawn by a fixed hash.
     """
 
@@ -280,6 +281,8 @@ class SuiteConfig:
     relearn_steps: int = 30
     relearn_facts: int = 10
     relearn_lr: float = 1e-3
+    leak_draws: int = 8
+    leak_temperature: float = 1.0
     confidence: float = 0.95
     bootstrap: int = 1000
 
