@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError
 from harmonize.evaluation.likelihood import Pair, continuation_log_probs
-from harmonize.models.generate import greedy
+from harmonize.models.generate import Adjust, greedy
 
 Progress = Callable[[int, int], None]
 
@@ -70,6 +70,10 @@ class ModelSurface:
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt."""
         return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size)
+
+    def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust | None]:
+        """The model whose logits are this surface's, and how they change after these prompts: for the one pass."""
+        return self.model, None
 
     def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Refuses what the model cannot read.
