@@ -18,6 +18,7 @@ from harmonize.config import (
     peft_checks,
     prepare_checks,
     sequence_checks,
+    suite_checks,
 )
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
@@ -277,7 +278,7 @@ def _suite(cfg: Any) -> list[str]:
         problems.append(
             f"attack.{attacks[0]}: suite={s.name} runs its own attacks and takes no further ones. Use attack=suite."
         )
-    return problems + _nodes("attack", cfg)
+    return problems + _nodes("attack", cfg) + suite_checks.check(cfg)
 
 
 def _trainer(cfg: Any) -> list[str]:

@@ -68,7 +68,8 @@ class Renderer:
         self._bos = int(bos) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
         first_piece = tokenizer.convert_ids_to_tokens(self._encode("a")[:1])
         adds_space = bool(first_piece) and str(first_piece[0]).startswith("\u2581")
-        self._lead = "" if self.chat or adds_space else " "
+        self._space = "" if adds_space else " "
+        self._lead = "" if self.chat else self._space
         self.end_id = self._end_of_turn()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id)
         self._prompts = lru_cache(maxsize=65536)(self._render_prompt)
@@ -99,6 +100,14 @@ class Renderer:
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Ids of running text, with BOS and end, for plain language modelling."""
         return (*self._with_bos(self._encode(text)), self.end_id)
+
+    def opened_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of running text that goes on: with BOS and without an end."""
+        return self._with_bos(self._encode(text))
+
+    def next_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of a text that follows running text after a space."""
+        return tuple(self._encode(self._space + text))
 
     def answer_prefix(self, example: Example, depth: float) -> tuple[int, ...]:
         """The first part of the true answer as a prefill; never a token of the scored value.

@@ -20,12 +20,17 @@ class Report:
         samples: One mapping per judged answer (see `Record.as_sample`).
         outcomes: Axis to the shares of correct, refused, wrong and degenerate answers.
         notes: Sentences a reader should see.
+        rows: Figures of single rows, by part of the suite: figure -> row -> value. Without any text, so that a record
+            of a reference model can be handed on.
+        failures: Part to the error that stopped it; the figures of the others are whole.
     """
 
     metrics: dict[str, Metric]
     samples: list[dict[str, Any]] = field(default_factory=list)
     outcomes: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    rows: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
 
     def write_samples(self, path: str | Path, **columns: Any) -> Path:
         """Writes the samples as JSON Lines, atomically and readable by their owner alone (mode 0600).

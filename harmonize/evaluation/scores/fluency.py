@@ -42,9 +42,9 @@ def repetition(text: str, n: int = 3) -> float:
 def is_gibberish(text: str, stopped: bool = True) -> bool:
     """Whether a text is no language, by rules that can be read.
 
-    Any of: `is_degenerate` (empty or stuck in repetition); half or more of its Latin words are none (without a vowel and
-    more than three letters long, five consonants in a row, or longer than 24 letters); 30 % or more of its characters
-    are neither letters, digits, spaces nor common punctuation.
+    Any of: `is_degenerate` (empty or stuck in repetition); half or more of its Latin words are none (without a vowel
+    and more than three letters long, five consonants in a row, or longer than 24 letters); 30 % or more of its
+    characters are neither letters, digits, spaces nor common punctuation.
 
     Word salad of real words passes: tests/evaluation/test_fluency.py measures what is found and what is not.
 
@@ -53,7 +53,9 @@ def is_gibberish(text: str, stopped: bool = True) -> bool:
     if is_degenerate(text, stopped):
         return True
     visible = [c for c in text if not c.isspace()]
-    odd = sum(not (c.isalnum() or c in ".,;:!?'\"()-\u2013\u2014\u2018\u2019\u201c\u201d%$&/") for c in visible)
+    odd = sum(
+        not (c.isalnum() or c in ".,;:!?'\"()-\u2013\u2014\u2018\u2019\u201c\u201d%$&/") for c in visible
+    )
     if visible and odd / len(visible) >= _SYMBOLS:
         return True
     latin = [w for w in words(text) if _LATIN.match(w)]

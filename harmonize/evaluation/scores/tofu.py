@@ -20,7 +20,7 @@ def truth_ratio(true: float, wrong: Sequence[float], mean: str = GEOMETRIC) -> f
 
     Args:
         true: Mean log-probability of the (paraphrased) true answer, in nats. wrong: Of each wrong answer.
-        mean: Over the wrong answers: `geometric`, as in the authors' code, or `arithmetic`, as in equation 1 of the paper.
+        mean: Over the wrong answers: `geometric`, as in the authors' code, or `arithmetic`, as in the paper's equation.
 
     Raises:
         ValueError: No wrong answer, or an unknown mean.
