@@ -35,12 +35,9 @@ class Part:
     """Settings of a part: fields are its keys in a suite's YAML.
 
     Attributes:
-        headline: The figures it is known for, with their direction: they are reported with value None where the part
-            cannot be measured.
         compares: Whether it reads the record of a reference model (`suite.reference`).
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {}
     compares: ClassVar[bool] = False
 
     def problems(self, at: str) -> list[str]:
@@ -61,6 +58,10 @@ class Part:
             HarmonizeError: Data that is missing or malformed.
         """
         return corpus.digest
+
+    def figures(self) -> dict[str, bool]:
+        """The figures it is known for, with their direction: with value None where the part cannot be measured."""
+        return {}
 
     def measure(self, scene: Scene) -> Report:
         """Figures, samples and notes of one model.
@@ -288,7 +289,7 @@ def measure_parts(
 ) -> Report:
     """Adds the figures of a suite's parts to those of the five axes.
 
-    A part that fails leaves the others alone: its headline figures have value None, a note says why, and
+    A part that fails leaves the others alone: its own figures have value None, a note says why, and
     `report.failures` keeps the error for whoever started it.
 
     Args:
@@ -355,5 +356,5 @@ def merge(report: Report, found: Report, name: str) -> None:
 
 def _without(report: Report, part: Part, note: str) -> None:
     report.notes.append(note)
-    for name, up in part.headline.items():
+    for name, up in part.figures().items():
         report.metrics.setdefault(name, Metric(None, 0, None, None, up))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from harmonize.data.corpus import Corpus
 from harmonize.evaluation.records import NO_ATTACK
@@ -23,9 +23,11 @@ class Fluency(Part):
     Source: `harmonize.evaluation.scores.fluency`.
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {"forget_gibberish_share": False}
-
     roles: Sequence[str] = ("forget", "neighbor", "retain")
+
+    def figures(self) -> dict[str, bool]:
+        """One of each role."""
+        return {f"{role}_gibberish_share": False for role in self.roles}
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """It has no rows of its own."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +32,6 @@ class GradientNorm(Against):
     Source: Wang et al. 2024, arXiv 2402.17012; all weights and p = 2 as in open-unlearning. No official code was read.
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {NAME: False}
     p: float = 2.0
 
     def problems(self, at: str) -> list[str]:
@@ -41,6 +40,10 @@ class GradientNorm(Against):
         if not self.p >= 1:
             found.append(f"{at}.p={self.p}: the order of a norm is at least 1. For example {at}.p=2.")
         return found
+
+    def figures(self) -> dict[str, bool]:
+        """One."""
+        return {NAME: False}
 
     def measure(self, scene: Scene) -> Report:
         """One backward pass per text; gradients and modes are left as they were."""

@@ -92,7 +92,6 @@ class Membership(Against):
         open-unlearning.
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {f"mia_{a}_auc": False for a in ATTACKS}
     compares: ClassVar[bool] = True
 
     k: float = 0.2
@@ -102,6 +101,10 @@ class Membership(Against):
         """A file that is there, and shares."""
         found = share_problems(at, self.k, "k") + share_problems(at, self.privleak_k, "privleak_k")
         return found + super().problems(at)
+
+    def figures(self) -> dict[str, bool]:
+        """One of each attack."""
+        return {f"mia_{a}_auc": False for a in ATTACKS}
 
     def measure(self, scene: Scene) -> Report:
         """One forward per batch of both sets."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import ROLES, Example, Role, Split
@@ -20,6 +20,7 @@ from harmonize.evaluation.scores.memorization import (
 )
 from harmonize.evaluation.suite import Part, Scene
 
+_NAMES = ("probability", "exact_memorization", "extraction_strength")
 _TRAINED_ROLES = tuple(str(r) for r in ROLES if r != Role.GENERAL)
 
 
@@ -38,12 +39,6 @@ class Memorization(Part):
     Source: TOFU's probability; exact memorisation and extraction strength as in open-unlearning; TR@k of 2510.17210.
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {
-        "forget_probability": False,
-        "forget_exact_memorization": False,
-        "forget_extraction_strength": False,
-    }
-
     roles: Sequence[str] = ("forget", "neighbor", "retain")
     floor: bool = False
     top: Sequence[int] = (1, 5, 20)
@@ -59,6 +54,10 @@ class Memorization(Part):
         if wrong:
             found.append(f"{at}.top: {wrong[0]} is no number of tokens. For example {at}.top=[1,5,20].")
         return found
+
+    def figures(self) -> dict[str, bool]:
+        """Three of each role."""
+        return {f"{role}_{name}": role != Role.FORGET for role in self.roles for name in _NAMES}
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """The facts of the roles."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +28,12 @@ from harmonize.evaluation.suite import Ids, Part, Scene
 from harmonize.evaluation.text import rouge_l_f, rouge_l_recall
 
 VERBMEM, KNOWMEM, PRIVLEAK = "verbmem", "knowmem", "privleak"
-SETS = (VERBMEM, KNOWMEM, PRIVLEAK)
+_FIGURES = {
+    VERBMEM: {"muse_verbmem_f": False},
+    KNOWMEM: {"muse_knowmem_f": False, "muse_knowmem_r": True},
+    PRIVLEAK: {"muse_privleak": True},
+}
+SETS = tuple(_FIGURES)
 # A greedy continuation goes on with the next question of its own making.
 STOPS = ("\n\n", "\nQuestion", "Question:")
 
@@ -53,12 +58,6 @@ class Muse(Part):
     Source: arXiv 2407.06460 and its authors' code in public copies. The data's layout is unverified.
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {
-        "muse_verbmem_f": False,
-        "muse_knowmem_f": False,
-        "muse_knowmem_r": True,
-        "muse_privleak": True,
-    }
     compares: ClassVar[bool] = True
 
     root: str | None = None
@@ -83,6 +82,10 @@ class Muse(Part):
                 f"For example {at}.corpus=books."
             )
         return found + share_problems(at, self.k, "k")
+
+    def figures(self) -> dict[str, bool]:
+        """Those of the sets that are read."""
+        return {name: up for s in self.sets for name, up in _FIGURES[s].items()}
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """Reads the sets."""

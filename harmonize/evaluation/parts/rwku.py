@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
@@ -55,8 +55,6 @@ class Rwku(Part):
         and TruthfulQA (MC1) go by the log-probability of the options; TriviaQA by whether an accepted answer is said.
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {f"rwku_{name}": up for name, up in PROBES.items()}
-
     root: str | None = None
     targets: Sequence[str] | None = None
     sets: Sequence[str] = SETS
@@ -72,6 +70,10 @@ class Rwku(Part):
             if s not in SETS
         ]
 
+    def figures(self) -> dict[str, bool]:
+        """Those of the probes that are asked."""
+        return {f"rwku_{name}": up for name, up in PROBES.items() if name in self.sets}
+
     def check(self, corpus: Corpus, suite: Any) -> str:
         """Reads the sets."""
         return content_key(self.k, *(r for some in self._data(suite).values() for r in some))
@@ -85,10 +87,11 @@ class Rwku(Part):
         for name in CHOICES:
             if name in data:
                 items = [e for e in data[name] if isinstance(e, Example)]
-                scores, samples = choice_scores(scene, items, OPTIONS)
-                report.samples += samples
+                found = choice_scores(scene, items, OPTIONS)
+                report.samples += found.samples
+                report.notes += found.notes
                 key = f"rwku_{name}"
-                report.metrics[key] = scene.mean(key, scores, [e.id for e in items], True)
+                report.metrics[key] = scene.mean(key, list(found.scores.values()), list(found.scores), True)
         if TRIVIA in data:
             self._trivia(scene, report, [e for e in data[TRIVIA] if isinstance(e, Example)])
         return report
@@ -189,7 +192,7 @@ def prompt_of(scene: Scene, example: Example) -> Ids:
         return (*ids, *scene.renderer.answer_ids("Answer:")) if opened else ids
     told = scene.instruction if example.role in scene.instruct_roles else None
     head = f"{told}\n\n" if told else ""
-    return scene.renderer.opened_ids(f"{head}{text}\nAnswer:" if opened else f"{head}{text}\n")
+    return scene.renderer.opened_ids(f"{head}{text}\nAnswer:" if opened else f"{head}{text}")
 
 
 def _first_line(text: str) -> str:

@@ -72,10 +72,6 @@ class Tofu(Part):
     Source: arXiv 2401.06121 and its authors' code. Intervals are ours, clustered by author (20 rows each).
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {
-        "tofu_forget_quality_log10": True,
-        "tofu_model_utility": True,
-    }
     compares: ClassVar[bool] = True
 
     root: str | None = None
@@ -99,6 +95,10 @@ class Tofu(Part):
                 f"For example {at}.truth_ratio_mean={GEOMETRIC}."
             )
         return found
+
+    def figures(self) -> dict[str, bool]:
+        """The two that summarise the others."""
+        return {"tofu_forget_quality_log10": True, "tofu_model_utility": True}
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """Reads the four files."""

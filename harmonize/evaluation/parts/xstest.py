@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
@@ -30,13 +29,15 @@ class Xstest(Part):
         2502.12520, read as an abstract: no official code was read.
     """
 
-    headline: ClassVar[Mapping[str, bool]] = {"xstest_sarr": False, "xstest_unsafe_refusal_rate": True}
-
     root: str | None = None
 
     def problems(self, at: str) -> list[str]:
         """A folder."""
         return root_problems(at, self.root, "XSTest's prompts")
+
+    def figures(self) -> dict[str, bool]:
+        """Both."""
+        return {"xstest_sarr": False, "xstest_unsafe_refusal_rate": True}
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """Reads the prompts."""
