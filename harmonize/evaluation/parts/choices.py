@@ -134,8 +134,8 @@ def choice_scores(
         )
     if len(sums) < len(items):
         found.notes.append(
-            f"{len(items) - len(sums)} of {len(items)} multiple-choice items of the part '{scene.part}' are longer than "
-            f"the model's context of {scene.context} tokens and are left out."
+            f"{len(items) - len(sums)} of {len(items)} multiple-choice items of the part '{scene.part}' are longer "
+            f"than the model's context of {scene.context} tokens and are left out."
         )
     return found
 
