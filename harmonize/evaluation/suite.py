@@ -345,7 +345,8 @@ def merge(report: Report, found: Report, name: str) -> None:
     twice = sorted(set(report.metrics) & set(found.metrics))
     if twice:
         raise DataError(
-            f"The part '{name}' reports {twice[0]}, which is there already. Give one of the parts another `prefix`."
+            f"The part '{name}' reports {twice[0]}, which is there already. Leave one of the two out: "
+            f"~suite.parts.{name}."
         )
     report.metrics.update(found.metrics)
     report.samples += found.samples
