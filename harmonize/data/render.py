@@ -124,6 +124,20 @@ class Renderer:
             return ()
         return ids[: max(1, min(room, round(depth * room)))]
 
+    def value_span(self, example: Example) -> tuple[int, int]:
+        """Which of `answer_ids(example.answer)` hold a part of the scored value: from, and up to.
+
+        All of them where an example has no value, or a slow tokenizer cannot say.
+        """
+        text = self._lead + example.answer
+        start = text.find(example.value) if example.value else -1
+        if start < 0 or not getattr(self.tokenizer, "is_fast", False):
+            return 0, len(self.answer_ids(example.answer))
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        stop = start + len(example.value)
+        inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < stop and b > start]
+        return inside[0], inside[-1] + 1
+
     def span_ids(self, text: str, answer: str = "") -> tuple[tuple[int, ...], ...]:
         """Every way in which a text may stand in an answer as ids: at its beginning, after a space, and as in `answer`.
 

@@ -50,6 +50,11 @@ class TokenRow:
         first: np.ndarray = self.ranks == 0
         return first
 
+    def between(self, start: int, stop: int) -> TokenRow:
+        """The same of some of the tokens, such as those of the scored value."""
+        part = slice(start, stop)
+        return TokenRow(self.log_probs[part], self.ranks[part], self.means[part], self.variances[part])
+
 
 def token_statistics(logits: Tensor, labels: Tensor) -> Tensor:
     """The four rows of `TokenRow` for N positions. [N, V], [N] -> [4, N] float64.

@@ -29,7 +29,9 @@ class Memorization(Part):
     """Probability, exact memorisation, extraction strength and tokens among the k likeliest, of the true answers.
 
     `<role>_probability`, `_exact_memorization`, `_extraction_strength`, `_tokens_at_<k>`: forget facts that unlearning
-    was shown (phrasings that it was not), and neighbor and retain facts of held-out subjects.
+    was shown (phrasings that it was not), and neighbor and retain facts of held-out subjects. Where examples have a
+    scored value, `<role>_value_probability` and `_value_exact_memorization` are about its tokens alone: the words that
+    all answers share are no knowledge.
 
     Args:
         roles: Whose answers.
@@ -81,6 +83,11 @@ class Memorization(Part):
                 "extraction_strength": [extraction_strength(r, self.floor) for r in rows],
                 **{f"tokens_at_{k}": [tokens_at_k(r, k) for r in rows] for k in self.top if k > 1},
             }
+            if any(q.example.value for q in questions):
+                spans = [scene.renderer.value_span(q.example) for q in questions]
+                stated = [r.between(*span) for r, span in zip(rows, spans, strict=True)]
+                values["value_probability"] = [probability(r) for r in stated]
+                values["value_exact_memorization"] = [exact_memorization(r) for r in stated]
             for name, numbers in values.items():
                 key = f"{role}_{name}"
                 report.metrics[key] = scene.mean(key, numbers, subjects, role != Role.FORGET)

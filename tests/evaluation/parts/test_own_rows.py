@@ -81,6 +81,31 @@ def test_a_memorised_set_scores_one_and_what_was_never_seen_scores_chance(data) 
     assert found["retain_extraction_strength"] == found["retain_exact_memorization"] == 0.0
 
 
+def test_the_words_that_all_answers_share_are_no_knowledge(data) -> None:
+    """A model that knows the form of every answer, and no value: high over all tokens, chance on the value."""
+    valued = replace(
+        data,
+        examples=tuple(replace(e, value=e.answer.split()[-2]) for e in data.examples if e.role == "forget"),
+    )
+    made = worlds.renderer(data)
+    known = []
+    for e in valued.examples:
+        prompt, ids = made.prompt_ids(e.question), made.answer_ids(e.answer)
+        start, stop = made.value_span(e)
+        assert (start, stop) == (5, 6) and made.decode(ids[start:stop]) == e.value
+        known.append((*prompt, *ids[:start]))
+    loaded = oracle.loaded(made)
+    for ids in known:
+        for i in range(1, len(ids)):
+            loaded.model.next.setdefault(tuple(ids[:i]), ids[i])
+    found = values(measure(Memorization(roles=["forget"]), loaded, valued))
+    assert found["forget_exact_memorization"] == pytest.approx(5 / 7)
+    assert found["forget_value_exact_memorization"] == 0.0
+    assert found["forget_value_probability"] == pytest.approx(1 / len(made.tokenizer))
+    sure = values(measure(Memorization(roles=["forget"]), knowing(data, "forget"), valued))
+    assert sure["forget_value_probability"] == pytest.approx(1.0)
+
+
 def test_the_peers_floor_is_a_variant(data) -> None:
     found = values(measure(Memorization(roles=["retain"], floor=True), knowing(data, "forget"), data))
     assert found["retain_extraction_strength"] == pytest.approx(1 / 7)  # seven tokens, none of them known
