@@ -160,3 +160,13 @@ def test_a_record_of_other_data_is_refused(tmp_path: Path) -> None:
     for damaged in ({"p": 3}, {"p": {"data": "key"}}, {"p": {"data": "key", "figures": {"f": {"a": "x"}}}}):
         with pytest.raises(RunError, match="damaged"):
             read_reference(record(tmp_path / "bad", damaged), parts, {"p": "key"})
+
+
+def test_the_part_of_the_docs_runs(corpus) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace("from __future__ import annotations\n", "")
+    made: dict[str, Any] = {"__name__": __name__}
+    exec(code, made)
+    report = run(corpus, {"length": made["AnswerLength"]()})
+    metric = report.metrics["forget_answer_tokens"]
+    assert not report.failures and (metric.value, metric.n) == (8.0, 6)
