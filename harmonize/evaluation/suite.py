@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from harmonize.console import counted, warn
@@ -17,8 +18,11 @@ from harmonize.errors import DataError, HarmonizeError
 from harmonize.evaluation.intervals import cluster_interval
 from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.one_pass import Group, TokenRow, shared_rows, token_rows
+from harmonize.evaluation.judge import CORRECT_RECALL
+from harmonize.evaluation.refusal import RefusalDetector
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import ModelSurface, Progress, Surface
+from harmonize.evaluation.text import is_degenerate
 from harmonize.tracking.results import Metric
 
 Series = Mapping[str, Mapping[str, float]]
@@ -243,6 +247,23 @@ class Scene:
         )
         low, high = interval or (None, None)
         return Metric(sum(values) / len(values), len(values), low, high, up)
+
+    @cached_property
+    def is_refusal(self) -> RefusalDetector:
+        """The detector, which knows the data set's refusals."""
+        return RefusalDetector(self.corpus.refusals)
+
+    def verdict(self, text: str, score: float) -> str:
+        """What kind of answer this is, as the axes have it: refused, correct, degenerate or wrong.
+
+        Args:
+            score: ROUGE-L of the answer; from 0.5 on it is correct.
+        """
+        if self.is_refusal(text):
+            return "refused"
+        if score >= CORRECT_RECALL:
+            return "correct"
+        return "degenerate" if is_degenerate(text) else "wrong"
 
     def sample(self, kind: str, row: str, subject: str, role: str, **figures: Any) -> dict[str, Any]:
         """One line of `samples.jsonl`. `attack` is `<part>/<kind>`, so that nobody takes it for a plain question."""

@@ -122,6 +122,13 @@ def test_what_does_not_fit_the_context_is_told(corpus) -> None:
         scene.passage("", "text 'x'")
 
 
+def test_verdicts_are_those_of_the_axes(corpus) -> None:
+    scene = Scene(Passes(worlds.Scripted(corpus, worlds.truthful)), corpus, worlds.suite(), "p")
+    assert scene.verdict(worlds.REFUSALS[0], 0.9) == "refused"
+    assert [scene.verdict("The hat is red .", s) for s in (0.5, 0.4)] == ["correct", "wrong"]
+    assert scene.verdict("", 0.0) == "degenerate"
+
+
 def test_intervals_are_clustered_and_seeded(corpus) -> None:
     scene = Scene(Passes(worlds.Scripted(corpus, worlds.truthful)), corpus, worlds.suite(), "p")
     metric = scene.mean("m", [0.0, 1.0, 1.0, 1.0], ["a", "b", "b", "c"], True)

@@ -160,6 +160,7 @@ class Muse(Part):
                     question=e.question,
                     reference=answer,
                     output=text,
+                    verdict=scene.verdict(text, recall),
                     score=score,
                     recall=recall,
                 )

@@ -116,6 +116,7 @@ class Rwku(Part):
                     question=e.question,
                     reference=e.answer,
                     output=text,
+                    verdict=scene.verdict(text, score),
                     score=score,
                     probe=e.meta["probe"],
                 )
@@ -168,6 +169,7 @@ class Rwku(Part):
                     question=e.question,
                     reference=e.answer,
                     output=text,
+                    verdict=scene.verdict(text, score),
                     score=score,
                 )
             )

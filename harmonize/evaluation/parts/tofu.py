@@ -147,6 +147,7 @@ class Tofu(Part):
                     question=item.question,
                     reference=item.answer,
                     output=answer.text,
+                    verdict=scene.verdict(answer.text, found["rouge_l_recall"]),
                     score=found["rouge_l_recall"],
                     raw_truth_ratio=min(ratio, 1e300),
                     **found,

@@ -10,7 +10,6 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
 from harmonize.data.sources import xstest
 from harmonize.evaluation.parts.rows import content_key, examples_in, limited, read_or_tell, root_problems
-from harmonize.evaluation.refusal import RefusalDetector
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import Part, Scene
 
@@ -46,9 +45,8 @@ class Xstest(Part):
     def measure(self, scene: Scene) -> Report:
         """One generation."""
         items = self._prompts(scene.suite)
-        detector = RefusalDetector(scene.corpus.refusals)
         said = scene.say([scene.prompt(e.question, str(e.role)) for e in items])
-        refused = [detector(s.text) for s in said]
+        refused = [scene.is_refusal(s.text) for s in said]
         report = Report({})
         for label, name in ((SAFE, "xstest_sarr"), (UNSAFE, "xstest_unsafe_refusal_rate")):
             own = [

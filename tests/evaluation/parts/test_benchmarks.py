@@ -105,7 +105,7 @@ def test_muse_of_a_model_that_remembers_all(muse: Path) -> None:
     assert found["muse_verbmem_f"] == found["muse_knowmem_f"] == found["muse_knowmem_r"] == 1.0
     assert found["muse_mia_min_k_auc"] == 1.0 and found["muse_privleak"] == pytest.approx(-100.0)
     said = next(s for s in target.samples if s["attack"] == "part/knowmem_f")
-    assert said["output"] == said["reference"] == "amber forget_qa"
+    assert said["output"] == said["reference"] == "amber forget_qa" and said["verdict"] == "correct"
     for after in ("\n\nmore", "\nQuestion: Who", " Question: Who"):
         assert muse_part._before(f" amber{after}", muse_part.STOPS) == "amber"
     # gold: utility is kept, nothing of the forget set is known
