@@ -16,9 +16,9 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError, HarmonizeError
 from harmonize.evaluation.intervals import cluster_interval
+from harmonize.evaluation.judge import CORRECT_RECALL
 from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.one_pass import Group, TokenRow, shared_rows, token_rows
-from harmonize.evaluation.judge import CORRECT_RECALL
 from harmonize.evaluation.refusal import RefusalDetector
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import ModelSurface, Progress, Surface
