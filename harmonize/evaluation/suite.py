@@ -137,6 +137,12 @@ class Scene:
         told = self.instruction if role in self.instruct_roles else None
         return self.renderer.prompt_ids(question, told)
 
+    def opened(self, text: str, role: str = "") -> Ids:
+        """Ids of running text that is to be continued, headed by the instruction if the role reads one."""
+        told = self.instruction if role in self.instruct_roles else None
+        head = self.renderer.plain.instruction.format(instruction=told) if told else ""
+        return self.renderer.opened_ids(head + text)
+
     def target(self, text: str, where: str) -> Ids:
         """Ids of an answer, without the end of turn.
 

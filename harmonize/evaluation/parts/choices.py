@@ -147,7 +147,7 @@ def _group(scene: Scene, e: Example, form: str, header: str) -> tuple[Ids, list[
     letters = [chr(ord("A") + n) for n in range(len(e.choices))]
     listed = "".join(f"{a}. {c}\n" for a, c in zip(letters, e.choices, strict=True))
     text = f"{header}{e.question.strip()}\n{listed}Answer:"
-    return scene.renderer.opened_ids(text), [scene.renderer.next_ids(a) for a in letters]
+    return scene.opened(text, str(e.role)), [scene.renderer.next_ids(a) for a in letters]
 
 
 @lru_cache(maxsize=4)

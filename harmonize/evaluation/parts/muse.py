@@ -97,7 +97,7 @@ class Muse(Part):
         report = Report({})
         if VERBMEM in self.sets:
             items = examples_in(data["verbmem/forget"], "MUSE's verbmem")
-            prompts = [scene.renderer.opened_ids(e.question) for e in items]
+            prompts = [scene.opened(e.question, str(e.role)) for e in items]
             cut = [_cut(scene, e.answer, self.verbmem_tokens) for e in items]
             self._continued(scene, report, "muse_verbmem_f", items, prompts, cut, self.verbmem_tokens, ())
         if KNOWMEM in self.sets:
@@ -105,7 +105,7 @@ class Muse(Part):
                 items = examples_in(data.get(f"knowmem/{part}", ()), "MUSE's knowmem")
                 shown = examples_in(data.get(f"knowmem_icl/{part}_icl", ()), "MUSE's knowmem_icl")
                 head = "".join(f"Question: {e.question}\nAnswer: {e.answer}\n\n" for e in shown)
-                prompts = [scene.renderer.opened_ids(f"{head}Question: {e.question}\nAnswer:") for e in items]
+                prompts = [scene.opened(f"{head}Question: {e.question}\nAnswer:", str(e.role)) for e in items]
                 answers = [e.answer for e in items]
                 self._continued(scene, report, name, items, prompts, answers, self.knowmem_tokens, STOPS)
         if PRIVLEAK in self.sets:

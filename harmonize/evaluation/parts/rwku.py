@@ -192,9 +192,7 @@ def prompt_of(scene: Scene, example: Example) -> Ids:
     if scene.renderer.chat:
         ids = scene.prompt(f"{text}\n" if opened else text, str(example.role))
         return (*ids, *scene.renderer.answer_ids("Answer:")) if opened else ids
-    told = scene.instruction if example.role in scene.instruct_roles else None
-    head = f"{told}\n\n" if told else ""
-    return scene.renderer.opened_ids(f"{head}{text}\nAnswer:" if opened else f"{head}{text}")
+    return scene.opened(f"{text}\nAnswer:" if opened else text, str(example.role))
 
 
 def _first_line(text: str) -> str:

@@ -112,6 +112,8 @@ def test_muse_of_a_model_that_remembers_all(muse: Path) -> None:
     own = values(measure(part, muse_model(muse, "knowmem/retain_qa"), reference=kept))
     assert own["muse_knowmem_r"] == 1.0 and own["muse_verbmem_f"] == own["muse_knowmem_f"] == 0.0
     assert own["muse_privleak"] == pytest.approx(0.0) and own["muse_mia_min_k_auc"] == pytest.approx(0.5)
+    told = measure(part, muse_model(muse, *everything), reference=kept, instruction="a")
+    assert values(told)["muse_knowmem_f"] == 0.0 and values(told)["muse_knowmem_r"] == 1.0
     assert values(gold)["muse_privleak"] is None and any("suite.reference" in n for n in gold.notes)
 
 
