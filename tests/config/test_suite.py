@@ -52,6 +52,11 @@ def test_what_is_misspelt_is_told() -> None:
     assert "must be a mapping with _target_" in problems("+suite.parts.x=3")
 
 
+def test_a_sequence_needs_all_axes() -> None:
+    with pytest.raises(ConfigError, match=r"suite.axes=\['forget'\].*Use suite.axes=null"):
+        compose_config("sequence", ["dataset.requests=2", "suite.axes=[forget]"])
+
+
 def test_a_part_can_be_left_out_and_added() -> None:
     cfg = compose_config("evaluate", ["suite=memorization", "~suite.parts.fluency"])
     assert list(cfg.suite.parts) == ["memorization"]
