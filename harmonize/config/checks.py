@@ -19,6 +19,7 @@ from harmonize.config import (
     peft_checks,
     prepare_checks,
     sequence_checks,
+    suite_checks,
 )
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
@@ -282,7 +283,7 @@ def _suite(cfg: Any) -> list[str]:
         problems.append(
             f"attack.{attacks[0]}: suite={s.name} runs its own attacks and takes no further ones. Use attack=suite."
         )
-    return problems + attack_checks.check(cfg)
+    return problems + attack_checks.check(cfg) + suite_checks.check(cfg)
 
 
 def _trainer(cfg: Any) -> list[str]:

@@ -50,6 +50,11 @@ def _models(cfg: Any) -> list[str]:
         problems.append(
             "save_model=false: each request starts from the model that the last one left. Use save_model=true."
         )
+    if cfg.suite.axes is not None:
+        problems.append(
+            f"suite.axes={list(cfg.suite.axes)}: the summaries of a sequence are made of all five axes. "
+            "Use suite.axes=null."
+        )
     if present(cfg.peft).get("peft_type", "none") != "none" and not cfg.peft.merge:
         fix = "Use peft=lora" if cfg.peft.load_in_4bit else "Use peft.merge=true"
         problems.append(

@@ -68,7 +68,8 @@ class Renderer:
         self._bos = int(bos) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
         first_piece = tokenizer.convert_ids_to_tokens(self._encode("a")[:1])
         adds_space = bool(first_piece) and str(first_piece[0]).startswith("\u2581")
-        self._lead = "" if self.chat or adds_space else " "
+        self._space = "" if adds_space else " "
+        self._lead = "" if self.chat else self._space
         self.end_id = self._end_of_turn()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id)
         self._prompts = lru_cache(maxsize=65536)(self._render_prompt)
@@ -100,6 +101,14 @@ class Renderer:
         """Ids of running text, with BOS and end, for plain language modelling."""
         return (*self._with_bos(self._encode(text)), self.end_id)
 
+    def opened_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of running text that goes on: with BOS and without an end."""
+        return self._with_bos(self._encode(text))
+
+    def next_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of a text that follows running text after a space."""
+        return tuple(self._encode(self._space + text))
+
     def answer_prefix(self, example: Example, depth: float) -> tuple[int, ...]:
         """The first part of the true answer as a prefill; never a token of the scored value.
 
@@ -114,6 +123,20 @@ class Renderer:
         if room < 1:
             return ()
         return ids[: max(1, min(room, round(depth * room)))]
+
+    def value_span(self, example: Example) -> tuple[int, int]:
+        """Which of `answer_ids(example.answer)` hold a part of the scored value: from, and up to.
+
+        All of them where an example has no value, or a slow tokenizer cannot say.
+        """
+        text = self._lead + example.answer
+        start = text.find(example.value) if example.value else -1
+        if start < 0 or not getattr(self.tokenizer, "is_fast", False):
+            return 0, len(self.answer_ids(example.answer))
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        stop = start + len(example.value)
+        inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < stop and b > start]
+        return inside[0], inside[-1] + 1
 
     def span_ids(self, text: str, answer: str = "") -> tuple[tuple[int, ...], ...]:
         """Every way in which a text may stand in an answer as ids: at its beginning, after a space, and as in `answer`.

@@ -32,20 +32,50 @@ def cluster_interval(
     Source: Field and Welsh 2007, the randomised cluster bootstrap; percentile limits are our choice. Where every
     item scores the same, the interval has no width, however few items there are.
     """
+    means = resampled_means(values, clusters, resamples, key)
+    if means is None:
+        return None
+    return percentiles(means, confidence)
+
+
+def resampled_means(
+    values: Sequence[float], clusters: Sequence[str], resamples: int, key: tuple[object, ...]
+) -> np.ndarray | None:
+    """The mean of each bootstrap sample. [resamples]; None with fewer than two clusters. Arguments as above."""
     names = sorted(set(clusters))
     if len(names) < 2 or resamples < 1:
         return None
-    index = {name: i for i, name in enumerate(names)}
-    of = np.fromiter((index[c] for c in clusters), dtype=np.int64, count=len(values))
+    of = _numbers(names, clusters)
     sums = np.bincount(of, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
     counts = np.bincount(of, minlength=len(names)).astype(np.float64)
-    draws = generator("bootstrap", *key).multinomial(
-        len(names), np.full(len(names), 1.0 / len(names)), size=resamples
-    )
-    means = (draws @ sums) / (draws @ counts)
+    draws = _draws(len(names), resamples, key)
+    means: np.ndarray = (draws @ sums) / (draws @ counts)
+    return means
+
+
+def cluster_weights(clusters: Sequence[str], resamples: int, key: tuple[object, ...]) -> np.ndarray | None:
+    """How often each item is drawn in each bootstrap sample over clusters. [resamples, n]; None with fewer than two."""
+    names = sorted(set(clusters))
+    if len(names) < 2 or resamples < 1:
+        return None
+    weights: np.ndarray = _draws(len(names), resamples, key)[:, _numbers(names, clusters)].astype(np.float64)
+    return weights
+
+
+def percentiles(found: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The percentile interval of a statistic over bootstrap samples."""
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
+    low, high = np.quantile(found, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def _numbers(names: Sequence[str], clusters: Sequence[str]) -> np.ndarray:
+    index = {name: i for i, name in enumerate(names)}
+    return np.fromiter((index[c] for c in clusters), dtype=np.int64, count=len(clusters))
+
+
+def _draws(count: int, resamples: int, key: tuple[object, ...]) -> np.ndarray:
+    return generator("bootstrap", *key).multinomial(count, np.full(count, 1.0 / count), size=resamples)
 
 
 def generator(*key: object) -> np.random.Generator:

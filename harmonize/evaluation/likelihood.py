@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from harmonize.models.batching import batched
 from harmonize.models.generate import Adjust, takes_logits_to_keep
 from harmonize.models.head import evaluating
 
 Pair = tuple[Sequence[int], Sequence[int]]
+R = TypeVar("R")
 
 # Values in one batch's logits; larger batches are cut so that a large vocabulary does not fill the memory.
 _MAX_LOGITS = 1 << 26
@@ -34,7 +38,7 @@ def target_log_probs(
     Raises:
         ValueError: An empty prompt or target.
     """
-    logits, labels, scored = _target_logits(model, pairs, pad_id)
+    logits, labels, scored = target_logits(model, pairs, pad_id)
     logits = logits.float()
     if adjust is not None:
         # in the order of the mask: row by row, and in each the targets from the first to the last
@@ -44,7 +48,7 @@ def target_log_probs(
     return found.masked_fill(~scored, 0.0)
 
 
-def _target_logits(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def target_logits(model: nn.Module, pairs: Sequence[Pair], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [B, K, V] that predict the targets, the targets' ids [B, K], and which of them are no padding [B, K]."""
     if any(not prompt or not target for prompt, target in pairs):
         raise ValueError("target_log_probs needs at least one token in every prompt and target")
@@ -85,8 +89,12 @@ def continuation_log_probs(
     """
     sums = [0.0] * len(pairs)
     with torch.no_grad(), evaluating(model):
-        for part in _batches(model, pairs, batch_size):
-            found = target_log_probs(model, [pairs[i] for i in part], pad_id, adjust).double().sum(1)
+        for part, found in in_batches(
+            model,
+            pairs,
+            batch_size,
+            lambda some: target_log_probs(model, some, pad_id, adjust).double().sum(1),
+        ):
             for i, value in zip(part, found.tolist(), strict=True):
                 sums[i] = value
     return sums
@@ -102,27 +110,39 @@ def target_agreement(
         and the share of its tokens that are the model's first choice; both in [0, 1].
     """
     found = [(0.0, 0.0)] * len(pairs)
+
+    def agree(some: list[Pair]) -> tuple[list[float], list[float]]:
+        logits, labels, scored = target_logits(model, some, pad_id)
+        log_probs = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        lengths = scored.sum(1)
+        mean = log_probs.masked_fill(~scored, 0.0).double().sum(1) / lengths
+        hits = ((logits.argmax(-1) == labels) & scored).sum(1) / lengths
+        return mean.exp().tolist(), hits.double().tolist()
+
     with torch.no_grad(), evaluating(model):
-        for part in _batches(model, pairs, batch_size):
-            logits, labels, scored = _target_logits(model, [pairs[i] for i in part], pad_id)
-            log_probs = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-            lengths = scored.sum(1)
-            mean = log_probs.masked_fill(~scored, 0.0).double().sum(1) / lengths
-            hits = ((logits.argmax(-1) == labels) & scored).sum(1) / lengths
-            for i, p, h in zip(part, mean.exp().tolist(), hits.double().tolist(), strict=True):
+        for part, (means, hits) in in_batches(model, pairs, batch_size, agree):
+            for i, p, h in zip(part, means, hits, strict=True):
                 found[i] = (p, h)
     return found
 
 
-def _batches(model: nn.Module, pairs: Sequence[Pair], batch_size: int) -> Iterator[list[int]]:
-    """Indices of pairs, longest first, in batches whose logits fit."""
+def in_batches(
+    model: nn.Module, pairs: Sequence[Pair], batch_size: int, run: Callable[[list[Pair]], R]
+) -> Iterator[tuple[Sequence[int], R]]:
+    """Runs a function on batches of pairs, the longest first, whose logits fit.
+
+    Yields:
+        Indices of the pairs of a batch, and what `run` returned for them.
+    """
     order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), i))
+
+    def fit(part: Sequence[int]) -> int:
+        return rows_that_fit(model, max(len(pairs[i][1]) for i in part) + 1)
+
+    yield from batched(order, batch_size, lambda part: run([pairs[i] for i in part]), fit)
+
+
+def rows_that_fit(model: nn.Module, columns: int) -> int:
+    """Rows of so many columns whose logits may be made at once."""
     vocabulary = int(getattr(model.get_output_embeddings(), "out_features", 0) or 0)  # type: ignore[operator]
-    start = 0
-    while start < len(order):
-        part = order[start : start + batch_size]
-        if vocabulary:
-            columns = max(len(pairs[i][1]) for i in part) + 1
-            part = part[: max(1, _MAX_LOGITS // (columns * vocabulary))]
-        yield part
-        start += len(part)
+    return max(1, _MAX_LOGITS // (columns * vocabulary)) if vocabulary else sys.maxsize

@@ -21,6 +21,9 @@ class Report:
         outcomes: Axis to the shares of correct, refused, wrong and degenerate answers.
         notes: Sentences a reader should see.
         costs: Attack to what it declared (`declared`) and spent.
+        rows: Figures of single rows, by part of the suite: figure -> row -> value. Without any text, so that a record
+            of a reference model can be handed on.
+        failures: Part to the error that stopped it; the figures of the others are whole.
     """
 
     metrics: dict[str, Metric]
@@ -28,6 +31,8 @@ class Report:
     outcomes: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
 
     def write_samples(self, path: str | Path, **columns: Any) -> Path:
         """Writes the samples as JSON Lines, atomically and readable by their owner alone (mode 0600).

@@ -97,6 +97,10 @@ class ModelSurface:
         context = getattr(self.model.config, "max_position_embeddings", None)
         return context - max_new_tokens if isinstance(context, int) and context > 0 else None
 
+    def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust | None]:
+        """The model whose logits are this surface's, and how they change after these prompts: for the one pass."""
+        return self.model, None
+
     def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Refuses what the model cannot read.
 

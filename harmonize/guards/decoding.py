@@ -191,6 +191,10 @@ class DecodingSurface(Guarded):
         adjust = self._adjust([prompt for prompt, _ in pairs])
         return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size, adjust)
 
+    def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """The model, and the change of its logits after these prompts."""
+        return self.model, self._adjust(prompts)
+
     def flagged(self, prompts: Sequence[Sequence[int]]) -> list[bool]:
         """Whether each prompt's question is guarded, whatever opens its answer."""
         if self.detector is None:

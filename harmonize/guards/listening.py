@@ -19,6 +19,10 @@ class InstructedRenderer(Renderer):
         """As of the renderer; an instruction given here follows the guard's own."""
         return super().prompt_ids(question, " ".join(filter(None, (self.instruction, instruction))))
 
+    def opened_ids(self, text: str) -> tuple[int, ...]:
+        """As of the renderer, with the instruction at its head."""
+        return super().opened_ids(self.plain.instruction.format(instruction=self.instruction) + text)
+
     @property
     def digest(self) -> str:
         """Content key, instruction included."""

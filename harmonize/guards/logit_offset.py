@@ -145,6 +145,10 @@ class OffsetSurface(Guarded):
         """Log-probability of each target given its prompt; what does not pass the filter keeps the base's logit."""
         return continuation_log_probs(self._model(False), pairs, self.renderer.pad_id, batch_size)
 
+    def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, None]:
+        """Base and assistant as one model."""
+        return self._model(False), None
+
     def attacked(self) -> AbstractContextManager[None]:
         """The assistant gets tensors of its own meanwhile, as it has them where it is deployed."""
         return self._apart()

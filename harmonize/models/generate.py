@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harmonize.models.batching import batched
 from harmonize.models.head import evaluating, unwrapped
 
 Progress = Callable[[int, int], None]
@@ -37,7 +38,7 @@ def greedy(
         stop_ids: Any of these ends a continuation and is not part of it.
         pad_id: Any id; padding is masked.
         max_new_tokens: Limit per continuation.
-        batch_size: Prompts per batch; moves speed and memory only.
+        batch_size: Prompts per batch; moves speed and memory only. Halved, with a notice, where memory runs out.
         progress: Called with (prompts done, prompts in all).
         adjust: Changes the next-token logits of unfinished rows before the largest is taken.
 
@@ -52,10 +53,12 @@ def greedy(
         raise ValueError("greedy needs at least one token in every prompt")
     done: dict[tuple[int, ...], list[int]] = {}
     stops = frozenset(int(i) for i in stop_ids)
+
+    def run(part: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        return _continue(model, list(part), stops, pad_id, max_new_tokens, adjust)
+
     with torch.no_grad(), evaluating(model):
-        for start in range(0, len(unique), batch_size):
-            part = unique[start : start + batch_size]
-            said = _continue(model, part, stops, pad_id, max_new_tokens, adjust)
+        for part, said in batched(unique, batch_size, run):
             done.update(zip(part, said, strict=True))
             if progress is not None:
                 progress(len(done), len(unique))

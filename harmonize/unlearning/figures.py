@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import harmonize.data
 import harmonize.evaluation
 import harmonize.models
 from harmonize.config.attack_checks import chosen
-from harmonize.config.instantiate import call, resolve
+from harmonize.config.instantiate import call, resolve, to_plain
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
-from harmonize.errors import RunError
+from harmonize.errors import HarmonizeError, RunError
 from harmonize.evaluation.attacks import ineffective
+from harmonize.evaluation.reference import ROWS, read_reference, record_of
+from harmonize.evaluation.suite import Part, measure_parts
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.results import Metric
@@ -33,6 +35,7 @@ class Figures:
     metrics: dict[str, Metric]
     outcomes: dict[str, dict[str, float]]
     notes: list[str]
+    rows: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
         """Measured values by name."""
@@ -45,6 +48,9 @@ class Evaluations:
     Args:
         cfg: The command's configuration (suite, dataset.prefill, teacher, paths, seed).
         corpus: The data set.
+
+    Raises:
+        HarmonizeError: Data of a part of the suite that is missing or malformed, or a reference record of other data.
     """
 
     def __init__(self, cfg: Any, corpus: Corpus) -> None:
@@ -52,6 +58,12 @@ class Evaluations:
         self._suite = resolve(cfg.suite._target_, allow=cfg.allow)
         self._attacks = chosen(cfg)
         self._folder = Path(cfg.paths.cache_dir) / "evaluations"
+        nodes = to_plain(cfg.suite.get("parts") or {})
+        self.parts: dict[str, Part] = {str(k): call(n, allow=cfg.allow) for k, n in nodes.items() if n}
+        self._axes = cfg.suite.get("axes")
+        self._keys = {name: part.check(corpus, cfg.suite) for name, part in self.parts.items()}
+        given = cfg.suite.get("reference")
+        self.references = read_reference(given, self.parts, self._keys) if given else {}
 
     def run(
         self,
@@ -62,22 +74,51 @@ class Evaluations:
         progress: bool = True,
         seed: int | None = None,
     ) -> Any:
-        """One evaluation, with samples; further attacks (`attack`) run where all axes are measured."""
+        """One evaluation, with samples; further attacks (`attack`) and the suite's parts run where `axes` is None."""
         attacks = self._attacks.values() if axes is None else ()
+        chosen = self._axes if axes is None else axes
         further = {"attacks": [call(a, allow=self.cfg.allow) for a in attacks]} if attacks else {}
-        return self._suite(
+        seed = self.cfg.seed if seed is None else seed
+        roles = tuple(self.cfg.teacher.instruct_roles)
+        report = self._suite(
             loaded,
             self.corpus,
             self.cfg.suite,
             split=split,
             prefill=self.cfg.dataset.prefill,
             instruction=instruction,
-            instruct_roles=tuple(self.cfg.teacher.instruct_roles),
-            seed=self.cfg.seed if seed is None else seed,
-            axes=axes,
+            instruct_roles=roles,
+            seed=seed,
+            axes=None if chosen is None else tuple(chosen),
             progress=progress,
             **further,
         )
+        if axes is not None:
+            return report
+        return measure_parts(
+            self.parts,
+            loaded,
+            self.corpus,
+            self.cfg.suite,
+            report,
+            references=self.references,
+            split=split,
+            seed=seed,
+            instruction=instruction,
+            instruct_roles=roles,
+            progress=progress,
+        )
+
+    def refer_to(self, gold: Figures | None) -> None:
+        """Takes a gold model's rows as the reference of the parts, where no record was given."""
+        if gold is not None and not self.cfg.suite.get("reference"):
+            self.references = {
+                n: gold.rows[n] for n, p in self.parts.items() if p.compares and n in gold.rows
+            }
+
+    def record(self, report: Any) -> dict[str, Any]:
+        """What `results.json` keeps of a report, so that it can serve as a reference: `rows`, if there are any."""
+        return {ROWS: record_of(report.rows, self._keys)} if report.rows else {}
 
     def cached(
         self,
@@ -105,6 +146,7 @@ class Evaluations:
             ],
             [str(next(loaded.model.parameters()).device.type), str(loaded.model.dtype)],
             *([self._attacks] if self._attacks and axes is None else []),
+            *([self._keys, self.references] if self.parts and axes is None else []),
         )
         path = self._folder / f"{key[:32]}.json"
         if (found := _read(path)) is not None:
@@ -112,12 +154,14 @@ class Evaluations:
         say(f"Measuring the {label} ({split}) ...")
         # seed 0: a seed moves nothing but the bootstrap, and all runs of a study share these figures
         report = self.run(loaded, split, instruction, axes, seed=0)
-        figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
+        raise_failures(report)  # half an evaluation is not remembered
+        figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes), dict(report.rows))
         make_folder(self._folder)
         data = {
             "metrics": {k: m.to_dict() for k, m in figures.metrics.items()},
             "outcomes": figures.outcomes,
             "notes": figures.notes,
+            **({ROWS: figures.rows} if figures.rows else {}),
         }
         write_text(path, json.dumps(data, indent=1))
         return figures
@@ -142,12 +186,25 @@ def proof_notes(cfg: Any, untouched: Figures | None) -> list[str]:
     return [f"These attacks fail on the untouched model already, so they prove nothing: {', '.join(weak)}."]
 
 
+def raise_failures(report: Any) -> None:
+    """Raises the first error of a part of the suite, once what the others found is safe.
+
+    Raises:
+        RunError: A part failed in a way that its user can mend.
+    """
+    for name, error in report.failures.items():
+        if not isinstance(error, HarmonizeError):
+            raise error
+        rest = " The figures of the other parts are in results.json." if report.metrics else ""
+        raise RunError(f"Part '{name}' of the suite failed: {error}{rest}") from error
+
+
 def _read(path: Path) -> Figures | None:
     """Remembered figures; None where there are none, or a file that is damaged (they are measured again)."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         metrics = {k: Metric.from_dict(m, f"{path}: {k}") for k, m in data["metrics"].items()}
-        return Figures(metrics, data["outcomes"], data["notes"])
+        return Figures(metrics, data["outcomes"], data["notes"], data.get(ROWS, {}))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):

@@ -14,7 +14,7 @@ from harmonize.reporting.table import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
-from harmonize.unlearning.figures import Evaluations, proof_notes
+from harmonize.unlearning.figures import Evaluations, proof_notes, raise_failures
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.run import say_sensitive
 from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process
@@ -40,17 +40,18 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         corpus = load_corpus(cfg)
         guarding = Guarding(cfg, corpus)
+        evaluations = Evaluations(cfg, corpus)  # data that the suite lacks stops the run here
         model = guarding.measured(load_target(cfg, corpus, None))
-        evaluations = Evaluations(cfg, corpus)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
-        report = evaluations.run(model, cfg.split, instruction)
-        report.write_samples(place.samples)
         untouched = None
         if cfg.target:
             untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
         gold = None
         if cfg.model.gold:
             gold = evaluations.cached(load_target(cfg, corpus, cfg.model.gold), "gold model", cfg.split)
+            evaluations.refer_to(gold)
+        report = evaluations.run(model, cfg.split, instruction)
+        report.write_samples(place.samples)
         config = plain_config(cfg)
         results = build_results(
             config=config,
@@ -63,6 +64,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             command="evaluate",
             notes=[*corpus.notes, *report.notes, *guard_notes(model), *proof_notes(cfg, untouched)],
             attack_costs=report.costs,
+            **evaluations.record(report),
         )
         place.write_json("results.json", results.to_dict())
         tracker = build_tracker(config, folder, job_type="evaluate")
@@ -72,4 +74,5 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         for line in (f"Run: {folder}", *lines):
             say(line)
         say_sensitive(place)
+        raise_failures(report)
     return {k: m.value for k, m in report.metrics.items()}

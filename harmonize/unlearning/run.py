@@ -29,7 +29,7 @@ from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
-from harmonize.unlearning.figures import Evaluations, Figures, proof_notes
+from harmonize.unlearning.figures import Evaluations, Figures, proof_notes, raise_failures
 from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.forward import named_blocks
@@ -160,7 +160,9 @@ class _Run:
                 report = self.evaluations.run(model, self.cfg.split, axes=self._axes)
             self.finished["attack_costs"] = report.costs
             report.write_samples(self.place.samples)
-            figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes))
+            figures = Figures(
+                dict(report.metrics), dict(report.outcomes), list(report.notes), dict(report.rows)
+            )
             results = self._results(figures, beside, selection, parts)
             if cfg.save_model:
                 self._export(loaded, model, results)
@@ -169,6 +171,7 @@ class _Run:
         finally:
             lines = tracker.close()
         self._close(results, lines)
+        raise_failures(report)
         return figures.values()
 
     @property
@@ -178,10 +181,12 @@ class _Run:
 
     def _beside(self, loaded: LoadedModel) -> _Beside:
         """Figures of the models that the result is read against."""
+        gold = self._gold()
+        self.evaluations.refer_to(gold)
         target = self.evaluations.cached(loaded, "target", self.cfg.split, axes=self._axes)
         target_val = self.evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
         teacher = self._teacher_figures(loaded)
-        return _Beside(target, target_val, teacher, self._gold())
+        return _Beside(target, target_val, teacher, gold)
 
     def _parts(self, loaded: LoadedModel, student: LoadedModel, start_digest: str, sampler: Any) -> Parts:
         """The frozen models' outputs, taken once or found, and the rows that read them."""
@@ -262,6 +267,7 @@ class _Run:
             teacher_missing_share=parts.teacher.missing_share if parts.teacher else 0.0,
             **self.finished,
             terms=weight_figures(self.terms, parts.weights),
+            **self.evaluations.record(figures),
         )
 
     def _teacher_figures(self, loaded: LoadedModel) -> Figures | None:

@@ -28,7 +28,11 @@ NEEDS = {
     "assistant/truncated": ["guard=logit_offset"],
     "guard/logit_offset": ["assistant=truncated"],
     "sampler/interleaved": ["sampler.sources=[books]"],
+    "suite/tofu": ["suite.parts.tofu.root=."],
+    "suite/membership": ["suite.parts.membership.holdout=pyproject.toml"],
 }
+for benchmark in "muse rwku wmdp xstest".split():
+    NEEDS[f"suite/{benchmark}"] = [f"suite.parts.{benchmark}.root=."]
 # Benchmarks are read from a folder; readers of one's own files compose without one.
 for reader in "arc blur dusk mmlu muse rwku tofu wmdp xstest".split():
     NEEDS[f"source/{reader}"] = ["source.root=."]

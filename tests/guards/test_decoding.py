@@ -12,6 +12,7 @@ import torch
 from harmonize.data.example import Role
 from harmonize.errors import DataError, ModelError
 from harmonize.evaluation.five_axes import evaluate
+from harmonize.evaluation.one_pass import shared_rows, token_rows
 from harmonize.evaluation.surface import ModelSurface
 from harmonize.guards.decoding import Decoding, DecodingSurface, spans_of
 from harmonize.guards.guard import FORBIDDEN
@@ -120,6 +121,12 @@ def test_log_probs_are_those_of_single_steps_in_any_batch(
     expected = [toys.naive_log_prob(lambda p, s: slow(surface, loaded, p, s), *pair) for pair in pairs]
     for size in (1, 64):
         assert surface.log_probs(pairs, size) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    model, adjust = surface.scorer([p for p, _ in pairs])
+    one = token_rows(model, pairs, loaded.renderer.pad_id, 5, adjust)
+    assert [r.log_probs.sum() for r in one] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    groups = [(p, [t, t[:1]]) for p, t in pairs]
+    two = shared_rows(model, groups, loaded.renderer.pad_id, 5, adjust)
+    assert [r.log_probs.sum() for r, _ in two] == pytest.approx(expected, rel=1e-3, abs=1e-3)
     if surface.guard.match:
         assert min(expected) < FORBIDDEN / 2 < max(expected)  # a forbidden answer is as good as impossible
 

@@ -28,6 +28,10 @@ def test_every_question_is_instructed_whatever_its_role() -> None:
         assert asked == told != loaded.renderer.prompt_ids(e.question)
         assert surface.generate([asked], 6, 1, None) == plain.generate([told], 6, 1, None)
         pair = loaded.renderer.answer_ids(e.answer)
+        running = surface.renderer.opened_ids(
+            "Which hat"
+        )  # no chat, no question: the instruction is its head
+        assert running == loaded.renderer.opened_ids(f"{TOLD}\n\nWhich hat")
         assert surface.log_probs([(asked, pair)], 1) == plain.log_probs([(told, pair)], 1)
 
 

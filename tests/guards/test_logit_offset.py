@@ -11,6 +11,7 @@ import torch
 from harmonize.errors import ModelError
 from harmonize.evaluation.attacks.relearn import Relearn
 from harmonize.evaluation.five_axes import evaluate
+from harmonize.evaluation.one_pass import shared_rows, token_rows
 from harmonize.evaluation.surface import ModelSurface
 from harmonize.guards.guard import FORBIDDEN
 from harmonize.guards.logit_offset import LogitOffset, OffsetSurface, load_adapters, offset_logits
@@ -106,6 +107,12 @@ def test_log_probs_are_those_of_single_steps_in_any_batch(loaded: LoadedModel) -
     expected = [toys.naive_log_prob(next_logits(surface, False), *pair) for pair in asked]
     for size in (1, 5, 64):
         assert surface.log_probs(asked, size) == pytest.approx(expected, abs=1e-4)
+    model, adjust = surface.scorer([p for p, _ in asked])
+    pad = loaded.renderer.pad_id
+    one = token_rows(model, asked, pad, 5, adjust)
+    two = shared_rows(model, [(p, [t]) for p, t in asked], pad, 5, adjust)
+    assert [r.log_probs.sum() for r in one] == pytest.approx(expected, abs=1e-4)
+    assert [r.log_probs.sum() for (r,) in two] == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_is_generated_is_what_is_likeliest_of_what_passes(loaded: LoadedModel) -> None:

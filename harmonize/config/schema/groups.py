@@ -264,8 +264,13 @@ class TrainerConfig:
 
 @dataclass
 class SuiteConfig:
-    """`suite`: which axes are measured, and how long answers may get.
+    """`suite`: what is measured, and how long answers may get.
 
+    axes: Of the five (forget, retain, neighbor, asr, utility) and relearn; null = all, an empty list = the parts alone.
+        What chooses (val) always looks at the five.
+    parts: name -> {_target_, settings}: further evaluators, measured on test (harmonize.evaluation.suite.Part).
+    reference: Run folder or results.json of a model that never saw the forget set, measured with the same parts; null
+        takes model.gold where there is one.
     relearn_*: The relearning probe: steps on so many forget facts, learning rate, then accuracy on the others.
     leak_*: Sampled answers to each forget question, and at which temperature (0 draws = none).
     max_examples: Cap per axis and split (null = all), drawn by a fixed hash.
@@ -273,6 +278,9 @@ class SuiteConfig:
 
     name: str = "five_axes"
     _target_: str = MISSING
+    axes: list[str] | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
+    reference: str | None = None
     max_new_tokens: int = 32
     batch_size: int = 256
     max_examples: int | None = None

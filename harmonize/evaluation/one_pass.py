@@ -1,0 +1,227 @@
+"""One teacher-forced forward per batch, from which every metric of memorisation and membership follows.
+
+`token_rows` runs the model once over (prompt, target) pairs and keeps four numbers per target token; the metrics are
+pure functions of them (`harmonize.evaluation.scores`). `shared_rows` scores several targets of one prompt with the
+prompt read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from harmonize.evaluation.likelihood import Pair, in_batches, rows_that_fit, target_logits
+from harmonize.models.batching import batched
+from harmonize.models.generate import Adjust, takes_logits_to_keep
+from harmonize.models.head import evaluating
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Group = tuple[Sequence[int], Sequence[Sequence[int]]]
+
+# Logits that are held in double precision at once.
+_CHUNK = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRow:
+    """What a model thinks of each token of a target, given all before it; four arrays [K] in double precision.
+
+    Attributes:
+        log_probs: Log-probability of the token (natural).
+        ranks: How many tokens the model finds likelier; 0 = its first choice. Of equal ones the lower id comes first.
+        means: Mean of the log-probabilities under the model's own distribution (minus its entropy).
+        variances: Their variance under it.
+    """
+
+    log_probs: np.ndarray
+    ranks: np.ndarray
+    means: np.ndarray
+    variances: np.ndarray
+
+    @property
+    def first(self) -> np.ndarray:
+        """Whether each token is the model's first choice. [K] bool"""
+        first: np.ndarray = self.ranks == 0
+        return first
+
+    def between(self, start: int, stop: int) -> TokenRow:
+        """The same of some of the tokens, such as those of the scored value."""
+        part = slice(start, stop)
+        return TokenRow(self.log_probs[part], self.ranks[part], self.means[part], self.variances[part])
+
+
+def token_statistics(logits: Tensor, labels: Tensor) -> Tensor:
+    """The four rows of `TokenRow` for N positions. [N, V], [N] -> [4, N] float64.
+
+    A logit of minus infinity is a token of probability 0, which counts towards neither mean nor variance.
+    """
+    found = logits.new_empty((4, len(labels)), dtype=torch.float64)
+    step = max(1, _CHUNK // max(1, logits.shape[-1]))
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    for at in range(0, len(labels), step):
+        part, label = logits[at : at + step].double(), labels[at : at + step].unsqueeze(1)
+        log_probs = part.log_softmax(-1)
+        own = log_probs.gather(1, label)
+        better = (log_probs > own) | ((log_probs == own) & (ids < label))
+        probs = log_probs.exp()
+        finite = log_probs.masked_fill(probs == 0, 0.0)
+        mean = (probs * finite).sum(1)
+        variance = (probs * (finite - mean.unsqueeze(1)) ** 2).sum(1)
+        found[:, at : at + step] = torch.stack([own.squeeze(1), better.sum(1).double(), mean, variance])
+    return found
+
+
+def token_rows(
+    model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256, adjust: Adjust | None = None
+) -> list[TokenRow]:
+    """Statistics of every target, from one forward per batch.
+
+    Args:
+        model: A causal LM. pairs: (prompt, target) ids, neither of them empty.
+        pad_id: Any id; masked.
+        batch_size: Rows of one forward; moves the figures by rounding alone.
+        adjust: Changes the logits first, as in `harmonize.models.generate.greedy`.
+
+    Returns:
+        One `TokenRow` per pair, in order.
+
+    Raises:
+        ValueError: An empty prompt or target.
+    """
+    found: list[TokenRow | None] = [None] * len(pairs)
+
+    def run(some: list[Pair]) -> list[TokenRow]:
+        logits, labels, scored = target_logits(model, some, pad_id)
+        flat = logits[scored]  # row by row, in each from the first target token to the last
+        if adjust is not None:
+            before = [(prompt, target[:j]) for prompt, target in some for j in range(len(target))]
+            flat = adjust(flat.float(), [p for p, _ in before], [t for _, t in before])
+        return _cut(token_statistics(flat, labels[scored]), [len(t) for _, t in some])
+
+    with torch.no_grad(), evaluating(model):
+        for part, rows in in_batches(model, pairs, batch_size, run):
+            for i, row in zip(part, rows, strict=True):
+                found[i] = row
+    return [row for row in found if row is not None]
+
+
+def shared_rows(
+    model: nn.Module,
+    groups: Sequence[Group],
+    pad_id: int,
+    batch_size: int = 256,
+    adjust: Adjust | None = None,
+) -> list[list[TokenRow]]:
+    """Statistics of several targets of each prompt, with the prompt's keys and values computed once.
+
+    Args:
+        model: A causal LM. groups: (prompt, its targets), none of them empty.
+        pad_id, adjust: As in `token_rows`.
+        batch_size: Targets of one forward; a prompt with more has a batch of its own.
+
+    Returns:
+        For each group one `TokenRow` per target, in order. A model whose cache cannot be repeated row by row reads the
+        prompt with every target instead; the figures are the same.
+
+    Raises:
+        ValueError: An empty prompt or target.
+    """
+    if any(not prompt or not all(targets) for prompt, targets in groups):
+        raise ValueError("shared_rows needs at least one token in every prompt and target")
+    found: list[list[TokenRow]] = [[] for _ in groups]
+    order = [i for i in sorted(range(len(groups)), key=lambda i: (-_size(groups[i]), i)) if groups[i][1]]
+
+    def fit(part: Sequence[int]) -> int:
+        columns = max(len(t) for i in part for t in groups[i][1])
+        room, count = min(batch_size, rows_that_fit(model, columns)), 0
+        for n, i in enumerate(part):
+            count += len(groups[i][1])
+            if count > room:
+                return n
+        return len(part)
+
+    with torch.no_grad(), evaluating(model):
+        for part, rows in batched(
+            order, batch_size, lambda some: _shared(model, [groups[i] for i in some], pad_id, adjust), fit
+        ):
+            for i, row in zip(part, rows, strict=True):
+                found[i] = row
+    return found
+
+
+def _shared(
+    model: nn.Module, groups: Sequence[Group], pad_id: int, adjust: Adjust | None
+) -> list[list[TokenRow]]:
+    device = next(model.parameters()).device
+    prompts = [list(p) for p, _ in groups]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    keep = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
+    read = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+        use_cache=True,
+        **keep,
+    )
+    owner = [n for n, (_, targets) in enumerate(groups) for _ in targets]
+    targets = [list(t) for _, some in groups for t in some]
+    past = read.past_key_values
+    if not hasattr(past, "batch_select_indices"):
+        flat = token_rows(
+            model, [(prompts[n], t) for n, t in zip(owner, targets, strict=True)], pad_id, len(owner), adjust
+        )
+        return _grouped(flat, groups)
+    index = torch.tensor(owner, device=device)
+    first = read.logits[index, -1]
+    longest = max(map(len, targets))
+    logits = first.unsqueeze(1)
+    if longest > 1:
+        past.batch_select_indices(index)
+        tail = torch.tensor([t[:-1] + [pad_id] * (longest - len(t)) for t in targets], device=device)
+        told = torch.tensor([[1] * (len(t) - 1) + [0] * (longest - len(t)) for t in targets], device=device)
+        lengths = mask.sum(1)[index].unsqueeze(1)
+        rest = model(
+            input_ids=tail,
+            attention_mask=torch.cat([mask[index], told], 1),
+            position_ids=lengths + torch.arange(longest - 1, device=device),
+            past_key_values=past,
+            use_cache=True,
+        ).logits
+        logits = torch.cat([logits, rest], 1)
+    labels = torch.tensor([t + [0] * (longest - len(t)) for t in targets], device=device)
+    scored = torch.tensor([[True] * len(t) + [False] * (longest - len(t)) for t in targets], device=device)
+    flat_logits = logits[scored]
+    if adjust is not None:
+        before = [(prompts[n], t[:j]) for n, t in zip(owner, targets, strict=True) for j in range(len(t))]
+        flat_logits = adjust(flat_logits.float(), [p for p, _ in before], [t for _, t in before])
+    found = _cut(token_statistics(flat_logits, labels[scored]), [len(t) for t in targets])
+    return _grouped(found, groups)
+
+
+def _size(group: Group) -> int:
+    return len(group[0]) + max(map(len, group[1]), default=0)
+
+
+def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[TokenRow]:
+    """[4, N] -> one row per target."""
+    table, rows, at = statistics.cpu().numpy(), [], 0
+    for n in lengths:
+        rows.append(TokenRow(*table[:, at : at + n].copy()))
+        at += n
+    return rows
+
+
+def _grouped(rows: Sequence[TokenRow], groups: Sequence[Group]) -> list[list[TokenRow]]:
+    found, at = [], 0
+    for _, targets in groups:
+        found.append(list(rows[at : at + len(targets)]))
+        at += len(targets)
+    return found

@@ -1,0 +1,1 @@
+"""Parts of suites: one evaluator a file."""

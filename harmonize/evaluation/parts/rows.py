@@ -1,0 +1,94 @@
+"""Rows that parts score: of the data set, of a benchmark's reader, or of a file of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from harmonize.data.corpus import content_hash
+from harmonize.data.example import Example
+from harmonize.data.prefill import unit_hash
+from harmonize.data.records import Passage, Record
+from harmonize.errors import DataError, HarmonizeError
+
+T = TypeVar("T")
+
+
+def content_key(*rows: object) -> str:
+    """The content key of some rows (examples, passages, or plain values)."""
+    return content_hash(*(asdict(r) if isinstance(r, Example | Passage) else r for r in rows))
+
+
+def limited(rows: Sequence[T], limit: int | None, name: Callable[[T], str]) -> list[T]:
+    """At most `limit` rows, chosen by a hash of their name and kept in order: the same for every model and seed."""
+    if limit is None or len(rows) <= limit:
+        return list(rows)
+    chosen = {name(r) for r in sorted(rows, key=lambda r: (unit_hash("evaluated", name(r)), name(r)))[:limit]}
+    return [r for r in rows if name(r) in chosen]
+
+
+def root_problems(at: str, root: str | None, what: str, instead: str = "") -> list[str]:
+    """A part that reads files needs a folder that is there.
+
+    Args:
+        at: Such as `suite.parts.tofu`. what: What the folder holds.
+        instead: Another way, as a clause.
+    """
+    if not root:
+        return [f"{at}.root is missing: the folder with {what}. Type {at}.root=<folder>{instead}."]
+    if root.startswith("hf:") or Path(root).expanduser().exists():
+        return []
+    return [f"{at}.root={root}: there is no such folder with {what}. Correct it: {at}.root=<folder>."]
+
+
+def sets_of(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by the benchmark's own set (`meta.set`, with `meta.part` where there is one)."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        meta: Mapping[str, str] = record.meta
+        key = str(meta.get("set", ""))
+        part = meta.get("part")
+        found.setdefault(f"{key}/{part}" if part else key, []).append(record)
+    return found
+
+
+def examples_in(records: Iterable[Record], where: str) -> list[Example]:
+    """Records that are questions.
+
+    Raises:
+        DataError: One that is not.
+    """
+    found = []
+    for record in records:
+        if not isinstance(record, Example):
+            raise DataError(f"{where}: '{record.id}' is no question with an answer.")
+        found.append(record)
+    return found
+
+
+def passages_in(records: Iterable[Record], where: str) -> list[Passage]:
+    """Records that are running text.
+
+    Raises:
+        DataError: One that is not.
+    """
+    found = []
+    for record in records:
+        if not isinstance(record, Passage):
+            raise DataError(f"{where}: '{record.id}' is no running text.")
+        found.append(record)
+    return found
+
+
+def read_or_tell(read: Callable[[], T], at: str) -> T:
+    """What a reader returns; its message names the part's key in place of the reader's own.
+
+    Raises:
+        DataError: What the reader says.
+    """
+    try:
+        return read()
+    except HarmonizeError as error:
+        raise DataError(str(error).replace("source.root", f"{at}.root")) from None

@@ -1,0 +1,131 @@
+"""Suites with parts through the commands, on a small real model: records, references, what is refused and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harmonize import api
+from harmonize.errors import DataError, RunError
+from harmonize.evaluation.parts.membership import read_texts
+from harmonize.evaluation.parts.memorization import Memorization
+from harmonize.unlearning import measure
+from tests.unlearning.test_run import write_data
+
+
+@pytest.fixture
+def base(shared: Path, tmp_path: Path) -> list[str]:
+    read_texts.cache_clear()
+    data = tmp_path / "data"
+    write_data(data)
+    rows = [{"question": f"Who is person {i}?", "answer": f"Somebody of town {i}."} for i in range(6)]
+    (tmp_path / "holdout.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    return [
+        "dataset=local",
+        f"dataset.examples={data / 'examples.jsonl'}",
+        "model=hf",
+        f"model.name_or_path={shared / 'models' / 'stories260k'}",
+        f"paths.cache_dir={tmp_path / 'cache'}",
+        "trainer.accelerator=cpu",
+        "logger.wandb.enabled=false",
+        "suite.max_new_tokens=8",
+        "suite.bootstrap=50",
+    ]
+
+
+def membership(tmp_path: Path) -> list[str]:
+    return ["suite=membership", f"suite.parts.membership.holdout={tmp_path / 'holdout.jsonl'}"]
+
+
+def test_evaluate_writes_a_record_that_serves_as_a_reference(base: list[str], tmp_path: Path) -> None:
+    suite = membership(tmp_path)
+    first = api.evaluate(*base, *suite, "suite.axes=[]", folder=tmp_path / "first")
+    assert {"mia_loss_auc", "mia_gradient_norm_auc"} <= set(first.metrics)
+    assert "forget_accuracy" not in first.metrics, "suite.axes=[] leaves the parts alone"
+    assert first.metrics["privleak"].value is None
+    text = (tmp_path / "first" / "results.json").read_text()
+    assert "Somebody of town" not in text, "a record can be handed on: it holds no text"
+    again = api.evaluate(
+        *base, *suite, "suite.axes=[]", f"suite.reference={tmp_path / 'first'}", folder=tmp_path / "second"
+    )
+    assert again.metrics["privleak"].value == pytest.approx(0.0)
+    assert again.metrics["mia_reference_auc"].value == 0.5
+    assert {s["attack"] for s in again.samples()} == {
+        f"{p}/{k}" for p in ("membership", "gradient_norm") for k in ("member", "holdout")
+    }
+
+
+def test_a_gold_model_is_the_reference_where_no_record_is_given(
+    base: list[str], shared: Path, tmp_path: Path
+) -> None:
+    gold = f"model.gold={shared / 'models' / 'stories260k'}"
+    run = api.evaluate(*base, *membership(tmp_path), "suite.axes=[]", gold, folder=tmp_path / "run")
+    assert run.metrics["privleak"].value == pytest.approx(0.0)
+    assert run.results.gold_metrics["mia_loss_auc"] == run.metrics["mia_loss_auc"]
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a model was loaded")
+
+
+def test_what_is_wrong_with_data_is_told_before_a_model_loads(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = membership(tmp_path)
+    api.evaluate(*base, *suite, "suite.axes=[]", folder=tmp_path / "first")
+    monkeypatch.setattr(measure, "load_target", refuse)
+    holdout = tmp_path / "holdout.jsonl"
+    lines = holdout.read_text().splitlines()
+    holdout.write_text("\n".join(lines[1:]))
+    read_texts.cache_clear()
+    reference = f"suite.reference={tmp_path / 'first'}"
+    with pytest.raises(RunError, match="was measured on another data set"):
+        api.evaluate(*base, *suite, reference, folder=tmp_path / "second")
+    holdout.write_text('{"question": "q", "answer": ""}\n')
+    read_texts.cache_clear()
+    with pytest.raises(DataError, match="field 'answer': is empty"):
+        api.evaluate(*base, *suite, folder=tmp_path / "third")
+    rwku = ["suite=rwku", f"suite.parts.rwku.root={tmp_path}"]
+    with pytest.raises(DataError, match="RWKU's sets"):
+        api.evaluate(*base, *rwku, folder=tmp_path / "fourth")
+
+
+def test_finished_parts_are_kept_when_another_fails(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise DataError("Something is wrong with this part.")
+
+    monkeypatch.setattr(Memorization, "measure", fails)
+    with pytest.raises(RunError, match="Part 'memorization' of the suite failed: Something is wrong") as told:
+        api.evaluate(*base, "suite=memorization", folder=tmp_path / "run")
+    assert "other parts are in results.json" in str(told.value)
+    run = api.read_run(tmp_path / "run")
+    assert run.status["state"] == "failed"
+    assert run.metrics["forget_gibberish_share"].n > 0 and run.metrics["forget_accuracy"].value is not None
+    assert run.metrics["forget_probability"].value is None
+    assert any("Part 'memorization' failed" in n for n in run.results.notes)
+
+
+def test_unlearn_measures_target_and_result_with_the_parts(base: list[str], tmp_path: Path) -> None:
+    training = [
+        "method=grad_diff",
+        "optimizer.lr=1e-3",
+        "sampler.rows={forget: 2, neighbor: 2, retain: 2}",
+        "dataset.prefill.mode=none",
+        "trainer.max_steps=3",
+        "trainer.val_check_interval=2",
+        "trainer.checkpoint_every=0",
+        "trainer.enable_progress_bar=false",
+        "teacher.report=false",
+        "save_model=false",
+    ]
+    run = api.unlearn(*base, *training, "suite=memorization", folder=tmp_path / "run")
+    before, after = run.results.target_metrics, run.metrics
+    assert before["forget_probability"].value > after["forget_probability"].value
+    assert after["forget_extraction_strength"].n == before["forget_extraction_strength"].n > 0
+    looks = run.results.extra["selection"]["looks"]
+    assert looks and "forget_probability" not in json.dumps(looks), "val chooses by the axes"
