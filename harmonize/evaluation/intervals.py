@@ -32,6 +32,21 @@ def cluster_interval(
     Source: Field and Welsh 2007, the randomised cluster bootstrap; percentile limits are our choice. Where every
     item scores the same, the interval has no width, however few items there are.
     """
+    means = cluster_means(values, clusters, resamples=resamples, key=key)
+    if means is None:
+        return None
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def cluster_means(
+    values: Sequence[float], clusters: Sequence[str], *, resamples: int, key: tuple[object, ...] = ()
+) -> np.ndarray | None:
+    """[resamples] means of `values` over whole clusters drawn with replacement; None with fewer than two clusters.
+
+    Arguments as in `cluster_interval`. The draws depend on the names of the clusters and the key, not on the values.
+    """
     names = sorted(set(clusters))
     if len(names) < 2 or resamples < 1:
         return None
@@ -42,10 +57,8 @@ def cluster_interval(
     draws = generator("bootstrap", *key).multinomial(
         len(names), np.full(len(names), 1.0 / len(names)), size=resamples
     )
-    means = (draws @ sums) / (draws @ counts)
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
+    means: np.ndarray = (draws @ sums) / (draws @ counts)
+    return means
 
 
 def generator(*key: object) -> np.random.Generator:

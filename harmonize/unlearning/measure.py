@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from harmonize.console import say
-from harmonize.reporting.table import run_table
+from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder

@@ -24,7 +24,7 @@ from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
 from harmonize.objectives.weights import Weights
 from harmonize.reporting.card import model_card
-from harmonize.reporting.table import run_table
+from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
