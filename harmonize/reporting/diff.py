@@ -9,8 +9,8 @@ from typing import Any
 
 from harmonize.errors import RunError, did_you_mean
 from harmonize.evaluation.paired import Paired, paired_test
+from harmonize.evaluation.pairing import Key, Pair, Sample, Scored, keyed, pairs_of, scores
 from harmonize.evaluation.strata import QUARTILES, quartiles
-from harmonize.reporting.pairs import Key, Pair, Sample, Scored, keyed, pairs_of, scores
 from harmonize.reporting.study import flatten, is_ignored
 from harmonize.tracking.results import METRIC_NAMES, RESULTS, Metric, Run, read_run
 
@@ -98,6 +98,11 @@ def compare_runs(a: Run, b: Run, every: bool = False) -> Diff:
     """
     _same_data(a.config, b.config)
     notes: list[str] = []
+    data = {run.results.extra["data"] for run in (a, b) if run.results.extra.get("data")}
+    if len(data) > 1:
+        notes.append(
+            "The data of these runs differ somewhere; only questions that both were asked are compared."
+        )
     samples = [_samples(run, letter, notes) for run, letter in ((a, "A"), (b, "B"))]
     left, right = samples
     pairs = None

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harmonize.evaluation.paired import ALPHA
+from harmonize.evaluation.pairing import KINDS, Pair, counts
 from harmonize.reporting.diff import AxisRow, Diff
 from harmonize.reporting.escape import clean, markdown
-from harmonize.reporting.pairs import KINDS, Pair, counts
 from harmonize.reporting.table import GAP, fixed
 from harmonize.tracking.results import Run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harmonize.reporting.escape import clean
@@ -47,5 +48,56 @@ def run_table(results: Results, console: Console | None = None) -> None:
             GAP if own is None else str(own.n),
         )
     console.print(table)
+    _strata(results, console)
+    _stability(results, console)
     for note in results.notes:
         console.print(Text(f"Note: {clean(note)}"))
+
+
+def _strata(results: Results, console: Console) -> None:
+    """Forgetting by prior strength: a line a metric, the quartile that the start model knew least first."""
+    found = results.extra.get("prior_strength")
+    if not isinstance(found, dict) or not found:
+        return
+    rows = [
+        [name, *(GAP if s["value"] is None else f"{fixed(s['value'])} ({s['n']})" for s in strata)]
+        for name, strata in found.items()
+    ]
+    title = "By prior strength: quartiles of the target's log-probability of the answer (n)"
+    _print(console, title, ["metric", "weakest", "2", "3", "strongest"], rows)
+
+
+def _stability(results: Results, console: Console) -> None:
+    """What probes saw on the way."""
+    for name, report in (results.extra.get("callbacks") or {}).items():
+        metrics = report.get("metrics") if isinstance(report, dict) else None
+        if not metrics:
+            continue
+        rows = [
+            [
+                metric,
+                fixed(g["start"]),
+                f"{fixed(g['minimum'])} @{g['minimum_step']}",
+                f"{fixed(g['maximum'])} @{g['maximum_step']}",
+                fixed(g["final"]),
+                fixed(g["drop"]),
+                fixed(g["recovery"]),
+            ]
+            for metric, g in metrics.items()
+            if metric in METRIC_NAMES
+        ]
+        title = f"On the way ({clean(name)}): value @step; drop within {report.get('window')} steps"
+        _print(console, title, ["metric", "start", "minimum", "maximum", "final", "drop", "recovery"], rows)
+
+
+def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=Text(title, style="italic"))
+    table.title_justify = "left"
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    console.print(table)

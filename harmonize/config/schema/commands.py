@@ -69,6 +69,8 @@ class EvaluateConfig:
     """Everything of `harmonize evaluate`: any checkpoint, any data set, any suite.
 
     instructed: Measure the model under the teacher's instruction.
+    cache: Read the evaluation of the same model, suite, attacks, data and code where there is one; keep this one, and
+        go on with one that was stopped. false does none of it.
     guard: What stands around the model; empty = nothing, or what its folder brings (guard.json).
     """
 
@@ -79,6 +81,7 @@ class EvaluateConfig:
     resume: bool = False
     split: str = "test"
     instructed: bool = False
+    cache: bool = True
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
