@@ -83,7 +83,7 @@ def _check(given: Any) -> None:
 
 
 def _chosen(pairs: list[Any], given: Any) -> list[Any]:
-    """The pairs that are asked for, those that leaked first.
+    """The pairs that are asked for: those that leaked first, and of each kind those without an attack.
 
     Raises:
         RunError: A role or attack that no answer has.
@@ -103,4 +103,4 @@ def _chosen(pairs: list[Any], given: Any) -> list[Any]:
         and given.role in (None, pair.a.get("role"))
         and given.attack in (None, pair.a.get("attack"))
     ]
-    return sorted(found, key=lambda pair: _KINDS.index(pair.kinds[0]))
+    return sorted(found, key=lambda pair: (_KINDS.index(pair.kinds[0]), pair.a.get("attack") != "none"))

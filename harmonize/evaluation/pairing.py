@@ -57,6 +57,11 @@ class Pair:
         """How B's answer differs from A's; several may hold, and none where nothing of note does."""
         return tuple(kind for kind in KINDS if _is(kind, self.b) and not _is(kind, self.a))
 
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """The kinds that hold when the two are swapped: what A's answer is and B's no longer."""
+        return Pair(self.key, self.b, self.a).kinds
+
 
 def pairs_of(a: Mapping[Key, Sample], b: Mapping[Key, Sample]) -> list[Pair]:
     """Everything that was asked of both, in A's order."""
@@ -150,7 +155,7 @@ def _where(
 
 
 def counts(pairs: Iterable[Pair]) -> dict[tuple[str, str], Counter[str]]:
-    """Pairs and changes by (role, plain or attacked); the number of pairs under `pairs`."""
+    """By (role, plain or attacked): the number of pairs (`pairs`), of every kind, and of what is gone (`gone KIND`)."""
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for pair in pairs:
         attack = pair.a.get("attack")
@@ -158,4 +163,5 @@ def counts(pairs: Iterable[Pair]) -> dict[tuple[str, str], Counter[str]]:
         row = found[str(pair.a.get("role")), how]
         row["pairs"] += 1
         row.update(pair.kinds)
+        row.update(f"gone {kind}" for kind in pair.gone)
     return dict(found)

@@ -101,6 +101,7 @@ class Record:
             "view": q.view,
             "opener": q.opener,
             "depth": q.depth,
+            "prefix_trained": q.prefix_trained,
             "instruction": q.question.instruction,
             "question": q.question.text,
             "prefill": q.prefill_text,

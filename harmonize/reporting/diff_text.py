@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harmonize.evaluation.paired import ALPHA
-from harmonize.evaluation.pairing import KINDS, Pair, counts
+from harmonize.evaluation.pairing import CORRECT, KINDS, LEAKED, Pair, counts
 from harmonize.reporting.diff import AxisRow, Diff
 from harmonize.reporting.escape import clean, markdown
 from harmonize.reporting.table import GAP, fixed
@@ -125,7 +125,7 @@ def strata_cells(diff: Diff) -> list[list[str]]:
         [
             row.name,
             f"{row.quartile + 1}",
-            f"{row.low:.2f} {row.high:.2f}",
+            f"{row.low:.3f} {row.high:.3f}",
             fixed(row.paired.a),
             fixed(row.paired.b),
             signed(row.paired.difference),
@@ -146,18 +146,23 @@ def _print_strata(diff: Diff, console: Console) -> None:
 
 
 def count_cells(pairs: Iterable[Pair]) -> list[list[str]]:
-    """Role, plain or attacked, answers, and how many of them changed in each way."""
+    """Role, plain or attacked, answers, and in each way how many are new in B and how many are so no longer."""
     return [
-        [f"{clean(role, 12)}, {how}", str(row["pairs"]), *(str(row[kind]) for kind in KINDS)]
+        [
+            f"{clean(role, 12)}, {how}",
+            str(row["pairs"]),
+            *(f"+{row[kind]} -{row[f'gone {kind}']}" for kind in KINDS),
+        ]
         for (role, how), row in sorted(counts(pairs).items())
     ]
 
 
-COUNT_HEADS = ("answers to", "n", "newly leaked", "refused", "wrong", "correct")
+COUNTS = "Answers: + newly so in B, - no longer so"
+COUNT_HEADS = ("answers to", "n", "leaked", "refused", "wrong", "correct")
 
 
 def _print_counts(pairs: Sequence[Pair], console: Console) -> None:
-    _print_rows(console, "Changes from A to B", COUNT_HEADS, count_cells(pairs))
+    _print_rows(console, COUNTS, COUNT_HEADS, count_cells(pairs))
     console.print()
 
 
@@ -167,12 +172,12 @@ def _print_rows(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=Text(title, style="italic"))
-    table.title_justify = "left"
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i < left else "right", no_wrap=i > 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
+    console.print(Text(title, style="italic"))
     console.print(table)
 
 
@@ -183,8 +188,10 @@ def _print_pairs(console: Console, chosen: Sequence[Pair], limit: int | None, wi
     shown = chosen if limit is None else chosen[:limit]
     for number, pair in enumerate(shown, 1):
         console.print(Text(f"{number}  {_head(pair)}", style="bold"))
-        lines = _lines(pair) if with_text else [f"{x}: {s.get('verdict')}" for x, s in _sides(pair)]
-        for line in lines:
+        if not with_text:
+            console.print(Text(clean("; ".join(f"{x}: {s.get('verdict')}" for x, s in _sides(pair)))))
+            continue
+        for line in _lines(pair):
             console.print(Padding(Text(clean(line, _SHOWN)), (0, 0, 0, 3)))
     if len(shown) < len(chosen):
         console.print(Text(f"{len(chosen) - len(shown)} more; --limit {len(chosen)} shows all.", style="dim"))
@@ -203,7 +210,10 @@ def _head(pair: Pair) -> str:
         facts.append(f"depth {a['depth']:g}")
     facts += [a.get("variant"), "" if a.get("trained") or a.get("role") == "general" else "held out"]
     said = ", ".join(str(f) for f in facts if f)
-    return clean(f"{said}  {a.get('example_id')}  {', '.join(pair.kinds) or 'no change of verdict'}")
+    kinds = [
+        k for k in pair.kinds if k != CORRECT or LEAKED not in pair.kinds
+    ]  # of a forget question the same
+    return clean(f"{', '.join(kinds)}: {a.get('example_id')} ({said})")
 
 
 def _sides(pair: Pair) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -256,7 +266,7 @@ def to_markdown(diff: Diff, chosen: Iterable[Pair]) -> str:
     if diff.strata:
         lines += [f"## {STRATA}", "", *_grid(STRATA_HEADS, strata_cells(diff))]
     if diff.pairs is not None:
-        lines += ["## Changes from A to B", "", *_grid(COUNT_HEADS, count_cells(diff.pairs))]
+        lines += [f"## {COUNTS}", "", *_grid(COUNT_HEADS, count_cells(diff.pairs))]
         lines += ["## Answers", ""]
         for pair in chosen:
             lines += [f"- {markdown(_head(pair))}", *(f"    - {markdown(line)}" for line in _lines(pair))]

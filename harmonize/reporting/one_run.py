@@ -94,10 +94,10 @@ def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Se
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=Text(title, style="italic"))
-    table.title_justify = "left"
+    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for i, head in enumerate(heads):
         table.add_column(head, justify="right" if i else "left")
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
+    console.print(Text(title, style="italic"))
     console.print(table)
