@@ -117,15 +117,20 @@ def compare_runs(a: Run, b: Run, every: bool = False) -> Diff:
     axes = [_axis(name, a, b, left, right) for name in _names(a, b, every)]
     notes += sorted({row.why for row in axes if row.why and pairs is not None})
     strata = _strata(left, right) if left is not None and right is not None else []
-    return Diff(a, b, config_changes(a.config, b.config), axes, strata, pairs, notes)
+    changes = config_changes(a.config, b.config)
+    if a.results.command != b.results.command:
+        changes.insert(0, ("command", a.results.command, b.results.command))
+    return Diff(a, b, changes, axes, strata, pairs, notes)
 
 
 def config_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, A's value, B's value) of every key that says something of what was computed; seeds included.
 
-    Where a group's `name` differs, its other keys are counted in one row: another option sets them all.
+    Where a group's `name` differs, its other keys are counted in one row: another option sets them all. Groups that one
+    of the two commands does not have are left out.
     """
-    flats = dict(flatten(a)), dict(flatten(b))
+    both = a.keys() & b.keys()
+    flats = [dict(flatten({k: v for k, v in config.items() if k in both})) for config in (a, b)]
     keys = sorted(k for k in flats[0].keys() | flats[1].keys() if not is_ignored(k, seeds=False))
     changed = [k for k in keys if flats[0].get(k) != flats[1].get(k)]
     renamed = {k.partition(".")[0] for k in changed if k.count(".") == 1 and k.endswith(".name")}

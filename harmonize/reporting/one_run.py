@@ -60,7 +60,7 @@ def _strata(results: Results, console: Console) -> None:
     if not isinstance(found, dict) or not found:
         return
     rows = [
-        [name, *(GAP if s["value"] is None else f"{fixed(s['value'])} ({s['n']})" for s in strata)]
+        [f"{name} ↓", *(GAP if s["value"] is None else f"{fixed(s['value'])} ({s['n']})" for s in strata)]
         for name, strata in found.items()
     ]
     title = "By prior strength: quartiles of the target's log-probability of the answer (n)"
@@ -75,7 +75,7 @@ def _stability(results: Results, console: Console) -> None:
             continue
         rows = [
             [
-                metric,
+                f"{metric} {'↑' if METRIC_NAMES[metric] else '↓'}",
                 fixed(g["start"]),
                 f"{fixed(g['minimum'])} @{g['minimum_step']}",
                 f"{fixed(g['maximum'])} @{g['maximum_step']}",

@@ -56,7 +56,7 @@ COLUMNS = (
 BLOCKS = (
     ("Axes (held out: facts not unlearned; refusal: of neighbor questions)", (0, 1, 2, 3, 4, 9)),
     ("Attack success rate (ASR), relearning", (5, 6, 7, 8, 10)),
-    ("Shift (sum of the changes from the target), time, peak memory", (11, 12, 13)),
+    ("Shift, time, peak memory", (11, 12, 13)),
 )
 
 

@@ -245,3 +245,6 @@ def test_configuration_in_short() -> None:
         ("method (and 2 of its keys)", "npo", "duet"), ("optimizer.lr", "1", "2"), ("seed", "0", "1")
     ]  # fmt: skip
     assert config_changes({**a, "paths": {"runs": "x"}, "job": "y"}, a) == []
+    assert (
+        config_changes({**a, "suite": {"name": "quick"}}, {k: v for k, v in a.items() if k != "method"}) == []
+    )
