@@ -20,6 +20,7 @@ from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
 from harmonize.data.example import Split
 from harmonize.errors import RunError
+from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.prior import question_key
 from harmonize.evaluation.questions import ask, heldout_facts, used_facts
 from harmonize.evaluation.surface import as_surface
@@ -145,14 +146,15 @@ class Evaluations:
             *used_facts(self.corpus, "forget", limit),
             *heldout_facts(self.corpus, "forget", split, limit),
         )
-        questions = ask(facts, split, loaded.renderer)
-        answers = [loaded.renderer.answer_ids(q.example.answer) for q in questions]
-        pairs = [(q.prompt, a) for q, a in zip(questions, answers, strict=True)]
+        room = getattr(loaded.model.config, "max_position_embeddings", None) or float("inf")
+        asked: list[tuple[str, Pair]] = []
+        for q in ask(facts, split, loaded.renderer):
+            answer = loaded.renderer.answer_ids(q.example.answer)
+            if answer and len(q.prompt) + len(answer) <= room:  # others have no prior
+                asked.append((question_key(q.example.fact_id, q.text), (q.prompt, answer)))
+        pairs = [pair for _, pair in asked]
         sums = as_surface(loaded).log_probs(pairs, suite.batch_size) if pairs else []
-        priors = {
-            question_key(q.example.fact_id, q.text): total / len(a)
-            for q, a, total in zip(questions, answers, sums, strict=True)
-        }
+        priors = {name: total / len(answer) for (name, (_, answer)), total in zip(asked, sums, strict=True)}
         make_folder(self._folder)
         write_text(path, json.dumps({"priors": priors}, indent=1))
         return priors

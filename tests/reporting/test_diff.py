@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,18 @@ def test_samples_that_do_not_give_the_figure_make_no_test(make: Make) -> None:
     assert row.paired is None and row.a == 1.0
     notes = " ".join(diff.notes)
     assert "samples of B do not give its figures" in notes and "no counterpart" in notes
+
+
+def test_it_needs_no_torch(make: Make) -> None:
+    code = (
+        "import sys; from harmonize.cli import main\n"
+        "try: main(['diff', *sys.argv[1:]])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'transformers', 'lightning', 'hydra'} & set(sys.modules), 'heavy import'"
+    )
+    argv = [str(make("npo", closed)), str(make("duet", half))]
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    assert "asr_answer_prefix" in done.stdout
 
 
 @pytest.mark.parametrize(
