@@ -6,7 +6,7 @@ that a user sees all of them at once, before any model loads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu", "cuda", "mps")
 WANDB_MODES: tuple[str, ...] = ("offline", "online", "disabled")
 SPLITS: tuple[str, ...] = ("test", "val")  # evaluation asks about facts of train in either
 SANDBOX_MODELS: tuple[str, ...] = ("sandbox:target", "sandbox:gold")
+SUPPLIED_TO_CALLBACKS: tuple[str, ...] = ("probe", "record")
 SANDBOX_READER = "harmonize.data.sandbox"
 
 
@@ -345,15 +346,15 @@ def _seams(cfg: Any) -> list[str]:
     for group in ("gradient", "controller", "weighter"):
         # what a component says of the whole is worth asking once its own keys are right
         problems += component(group, cfg, present(cfg[group])) or own_problems(group, cfg)
-    return problems + _nodes("callbacks", cfg)
+    return problems + _nodes("callbacks", cfg, extra=SUPPLIED_TO_CALLBACKS)
 
 
-def _nodes(group: str, cfg: Any) -> list[str]:
-    """Entries of a group that holds named components."""
+def _nodes(group: str, cfg: Any, extra: Sequence[str] = ()) -> list[str]:
+    """Entries of a group that holds named components; `extra`: parameters that code supplies."""
     problems = []
     for name, entry in to_plain(cfg[group]).items():
         if isinstance(entry, Mapping):
-            problems += check_parameters(entry, allow=cfg.allow, where=f"{group}.{name}")
+            problems += check_parameters(entry, extra, allow=cfg.allow, where=f"{group}.{name}")
         elif entry is not None:
             problems.append(
                 f"{group}.{name} must be a mapping with _target_. Remove it with ~{group}.{name}."

@@ -150,6 +150,11 @@ def to_plain(node: Any) -> Any:
     return dict(node) if isinstance(node, Mapping) else node
 
 
+def takes(node: Mapping[str, Any], allow: Iterable[str] = ()) -> set[str]:
+    """Names of the parameters that a node's target has."""
+    return _named(resolve(to_plain(node)["_target_"], allow))
+
+
 def _named(function: Callable[..., Any]) -> set[str]:
     try:
         return set(inspect.signature(function).parameters)

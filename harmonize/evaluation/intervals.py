@@ -32,16 +32,19 @@ def cluster_interval(
     Source: Field and Welsh 2007, the randomised cluster bootstrap; percentile limits are our choice. Where every
     item scores the same, the interval has no width, however few items there are.
     """
-    means = resampled_means(values, clusters, resamples, key)
+    means = cluster_means(values, clusters, resamples=resamples, key=key)
     if means is None:
         return None
     return percentiles(means, confidence)
 
 
-def resampled_means(
-    values: Sequence[float], clusters: Sequence[str], resamples: int, key: tuple[object, ...]
+def cluster_means(
+    values: Sequence[float], clusters: Sequence[str], *, resamples: int, key: tuple[object, ...] = ()
 ) -> np.ndarray | None:
-    """The mean of each bootstrap sample. [resamples]; None with fewer than two clusters. Arguments as above."""
+    """[resamples] means of `values` over whole clusters drawn with replacement; None with fewer than two clusters.
+
+    Arguments as in `cluster_interval`. The draws depend on the names of the clusters and the key, not on the values.
+    """
     names = sorted(set(clusters))
     if len(names) < 2 or resamples < 1:
         return None

@@ -113,6 +113,7 @@ class Record:
             "depth": q.depth,
             "variant": q.variant,
             "draw": q.draw,
+            "prefix_trained": q.prefix_trained,
             "instruction": q.question.instruction,
             "question": q.question.text,
             "asked": q.asked or q.question.text,

@@ -72,6 +72,7 @@ def load_model(cfg: Any, peft_cfg: Any = None, path: str | None = None) -> Loade
     chosen = plain(peft_cfg)
     tokenizer = _load_tokenizer(source, name, options)
     model = _load_weights(source, name, options, cfg, DTYPES[dtype] if dtype else "auto", chosen)
+    _check_vocabulary(name, model, tokenizer)
     renderer = Renderer(
         tokenizer,
         stop_ids=stop_ids(model),
@@ -222,6 +223,17 @@ def _load_weights(
             f"shape ({', '.join((missing + mismatched)[:3])}, ...). Is this the right folder, and complete?"
         )
     return model.eval()
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    """Refuses a tokenizer with ids that the model has no embedding for."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        raise ModelError(
+            f"The tokenizer of '{name}' has ids up to {largest}, but the model has embeddings for {rows} tokens. "
+            "It belongs to another model, or tokens were added without model.resize_token_embeddings."
+        )
 
 
 def _quantization(peft: dict[str, Any]) -> dict[str, Any]:

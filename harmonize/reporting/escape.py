@@ -28,6 +28,8 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "–": "--",
     "→": r"$\rightarrow$",
+    "≈": r"$\approx$",
+    "†": r"\dag{}",
 }
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$])")
 

@@ -29,6 +29,7 @@ IGNORED = (
     "overwrite",
     "save_model",
     "allow",
+    "cache",
     "paths",
     "logger",
     "hydra",

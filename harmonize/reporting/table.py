@@ -7,19 +7,17 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from harmonize.reporting.escape import clean
+from harmonize.reporting.standing import FRONT_AXES, SHIFT, pareto_front, shift, within_noise
 from harmonize.reporting.study import Group, Study
-from harmonize.tracking.results import METRIC_NAMES, Metrics, Results, higher_is_better
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from harmonize.tracking.results import Metric, Metrics, Results
 
 TIME = "time"
 MEMORY = "memory"
 _COSTS = (TIME, MEMORY)  # columns that are no figure of the model: nobody is the best in them
 GAP = "–"
+FRONT = "†"
+NOISE = "≈"
 DECIMALS = 2
 
 
@@ -50,13 +48,15 @@ COLUMNS = (
     Column("asr_heldout_worst", "ASR held-out worst", "held out", False),
     Column("utility_accuracy", "utility", "utility", True),
     Column("relearn_accuracy", "relearn", "relearn", False),
+    Column(SHIFT, "shift", "shift", True),
     Column(TIME, "time", "time", False),
     Column(MEMORY, "memory", "memory", False),
 )
-# Two blocks of six columns fit 80 characters; the ASR figures stand together.
+# Blocks of six columns fit 80 characters; the ASR figures stand together.
 BLOCKS = (
     ("Axes (held out: facts not unlearned; refusal: of neighbor questions)", (0, 1, 2, 3, 4, 9)),
-    ("Attack success rate (ASR), relearning, time, peak memory", (5, 6, 7, 8, 10, 11, 12)),
+    ("Attack success rate (ASR), relearning", (5, 6, 7, 8, 10)),
+    ("Shift, time, peak memory", (11, 12, 13)),
 )
 
 
@@ -83,11 +83,14 @@ class Cell:
             return duration(self.mean)
         if key == MEMORY:
             return size(self.mean)
-        mean = _fixed(self.mean)
-        return mean if self.sd is None else f"{mean}±{_fixed(self.sd).removeprefix('0')}"
+        mean = fixed(self.mean)
+        if key == SHIFT and float(mean) > 0:
+            mean = f"+{mean}"
+        return mean if self.sd is None else f"{mean}±{fixed(self.sd).removeprefix('0')}"
 
 
-def _fixed(value: float) -> str:
+def fixed(value: float) -> str:
+    """A figure as printed; what rounds to nothing has no sign."""
     text = f"{value:.{DECIMALS}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
@@ -108,7 +111,10 @@ def size(count: float) -> str:
 
 @dataclass
 class Row:
-    """One line: a reference (target, teacher, gold) or a method."""
+    """One line: a reference (target, teacher, gold) or a method.
+
+    seeds: Column to the value of each run, by its seeds. front: On the Pareto front of methods; None where not judged.
+    """
 
     label: str
     is_reference: bool
@@ -117,6 +123,8 @@ class Row:
     cells: dict[str, Cell | None]
     extra: dict[str, Cell | None] = field(default_factory=dict)
     method: str | None = None
+    seeds: dict[str, dict[tuple[str, ...], float]] = field(default_factory=dict)
+    front: bool | None = None
 
 
 @dataclass
@@ -142,6 +150,20 @@ class Table:
         printed = [round(c.mean, DECIMALS) for other in others if (c := other.cells.get(column.key))]
         return round(cell.mean, DECIMALS) == (max(printed) if column.up else min(printed))
 
+    def within_noise(self, row: Row, column: Column) -> bool:
+        """Whether a method that is not the best cannot be told from one that is, over the seeds they share."""
+        if row.is_reference or column.key in _COSTS or self.is_best(row, column):
+            return False
+        best = [other for other in self.rows if self.is_best(other, column)]
+        own = row.seeds.get(column.key, {})
+        return any(within_noise(other.seeds.get(column.key, {}), own) for other in best)
+
+    def mark(self, row: Row, column: Column) -> str:
+        """`best`, `noise` or nothing."""
+        if self.is_best(row, column):
+            return "best"
+        return "noise" if self.within_noise(row, column) else ""
+
 
 def build_tables(study: Study) -> list[Table]:
     """One table for each (data set, model) of the study."""
@@ -149,6 +171,7 @@ def build_tables(study: Study) -> list[Table]:
     for setting in study.settings:
         groups = [group for group in study.groups if group.setting == setting]
         rows = [*_references(groups), *(_method_row(group) for group in groups)]
+        _judge_front(rows)
         dataset, model = setting
         title = f"{dataset}, {model}"
         tables.append(Table(title, setting, rows, [*_footnotes(rows), *_commits(groups)]))
@@ -157,8 +180,15 @@ def build_tables(study: Study) -> list[Table]:
 
 def _method_row(group: Group) -> Row:
     runs = group.runs
-    cells = {
-        column.key: Cell.of(_value(run.results.metrics, column.key) for run in runs) for column in COLUMNS
+    blocks = [_with_shift(run.results.metrics, run.results) for run in runs]
+    cells = {column.key: Cell.of(value_of(block, column.key) for block in blocks) for column in COLUMNS}
+    seeds = {
+        column.key: {
+            run.seeds: v
+            for run, block in zip(runs, blocks, strict=True)
+            if (v := value_of(block, column.key)) is not None
+        }
+        for column in COLUMNS
     }
     cells[TIME] = Cell.of(unlearning_time(run.results) for run in runs)
     cells[MEMORY] = Cell.of(run.results.peak_memory_bytes for run in runs)
@@ -170,7 +200,30 @@ def _method_row(group: Group) -> Row:
         cells,
         _extra([run.results.metrics for run in runs]),
         group.method,
+        seeds,
     )
+
+
+def _with_shift(block: Metrics, results: Results) -> Metrics:
+    """The metrics of one model of a run, and their signed total against the run's own target."""
+    total = shift(block, results.target_metrics)
+    return block if total is None else {**block, SHIFT: Metric(total, 0)}
+
+
+def _judge_front(rows: list[Row]) -> None:
+    """Says of every method with all four figures whether it is on the front, by means as printed."""
+    up = {column.key: 1 if column.up else -1 for column in COLUMNS}
+    judged, points = [], []
+    for row in rows:
+        cells = [row.cells.get(key) for key in FRONT_AXES]
+        if not row.is_reference and all(c is not None for c in cells):
+            judged.append(row)
+            points.append(
+                [up[k] * round(c.mean, DECIMALS) for k, c in zip(FRONT_AXES, cells, strict=True) if c]
+            )
+    if len(judged) > 1:
+        for row, on in zip(judged, pareto_front(points), strict=True):
+            row.front = on
 
 
 def unlearning_time(results: Results) -> float | None:
@@ -181,7 +234,8 @@ def unlearning_time(results: Results) -> float | None:
     return results.timing.get("unlearning")
 
 
-def _value(metrics: Metrics, key: str) -> float | None:
+def value_of(metrics: Metrics, key: str) -> float | None:
+    """The value of a metric; None where it is missing or was not measured."""
     metric = metrics.get(key)
     return None if metric is None else metric.value
 
@@ -190,7 +244,7 @@ def _extra(blocks: list[Metrics]) -> dict[str, Cell | None]:
     """Metrics that have no column, for the CSV."""
     shown = {column.key for column in COLUMNS}
     names = sorted({name for block in blocks for name in block} - shown)
-    return {name: Cell.of(_value(block, name) for block in blocks) for name in names}
+    return {name: Cell.of(value_of(block, name) for block in blocks) for name in names}
 
 
 _REFERENCES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -209,7 +263,8 @@ def _references(groups: list[Group]) -> list[Row]:
         for run in (run for group in groups for run in group.runs):
             block: Metrics | None = getattr(run.results, name)
             if block:
-                models.setdefault(tuple(run.flat.get(key, "") for key in keys), []).append(block)
+                place = tuple(run.flat.get(key, "") for key in keys)
+                models.setdefault(place, []).append(_with_shift(block, run.results))
         if models:
             merged = list(models.values())
             cells = {column.key: _reference_cell(merged, column.key) for column in COLUMNS}
@@ -219,17 +274,32 @@ def _references(groups: list[Group]) -> list[Row]:
 
 
 def _reference_cell(models: list[list[Metrics]], key: str) -> Cell | None:
-    means = [Cell.of(_value(block, key) for block in blocks) for blocks in models]
+    means = [Cell.of(value_of(block, key) for block in blocks) for blocks in models]
     return Cell.of(None if cell is None else cell.mean for cell in means)
 
 
 def _footnotes(rows: list[Row]) -> list[str]:
     notes = ["Mean±sd over n runs (seeds); a reference counts once for each model. Best method marked."]
+    if any(len(row.seeds.get(key, {})) > 1 for row in rows for key in row.seeds):
+        notes.append(
+            f"{NOISE} within noise of the best: a paired t test over the seeds that both have does not tell them apart "
+            "(p >= .05, not corrected for the number of methods)."
+        )
+    if any(row.front is not None for row in rows):
+        names = ", ".join(c.header for key in FRONT_AXES for c in COLUMNS if c.key == key)
+        notes.append(
+            f"{FRONT} on the Pareto front of {names}: no method is as good in all four and better in one."
+        )
+    if any(row.cells.get(SHIFT) for row in rows):
+        notes.append(
+            "Shift: changes from the target in forget, retain, neighbor, ASR worst and utility, summed so that better "
+            "is positive; it hides which axis paid."
+        )
     missing: dict[str, list[str]] = {}
     for row in rows:
         for column in COLUMNS:
             cell = row.cells.get(column.key)
-            if cell is None and not (row.is_reference and column.key in _COSTS):
+            if cell is None and column.key != SHIFT and not (row.is_reference and column.key in _COSTS):
                 missing.setdefault(column.header, []).append(row.label)
             elif cell is not None and cell.n < row.n:
                 notes.append(f"{row.label}, {column.header}: {cell.n} of {row.n} runs.")
@@ -261,45 +331,6 @@ def _commits(groups: list[Group]) -> list[str]:
     return [f"Commits: {named}."] if found else []
 
 
-def run_table(results: Results, console: Console | None = None) -> None:
-    """Prints the figures of one run: a line a metric, the references beside, with interval and n."""
-    from rich.console import Console as RichConsole
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    console = console or RichConsole()
-    named = (
-        ("target", results.target_metrics),
-        ("teacher", results.teacher_metrics),
-        ("gold", results.gold_metrics),
-    )
-    columns = [(name, block) for name, block in named if block]
-    columns.append(("after" if results.target_metrics else "value", results.metrics))
-    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("metric")
-    for name, _ in columns:
-        table.add_column(name, justify="right")
-    table.add_column("interval", justify="right")
-    table.add_column("n", justify="right")
-    names = [name for name in METRIC_NAMES if any(name in block for _, block in columns)]
-    names += sorted({name for _, block in columns for name in block} - set(names))
-    for name in names:
-        own = results.metrics.get(name)
-        up = own.higher_is_better if own is not None else higher_is_better(name)
-        values = [_value(block, name) for _, block in columns]
-        low, high = (own.ci_low, own.ci_high) if own is not None else (None, None)
-        interval = GAP if low is None or high is None else f"{_fixed(low)}-{_fixed(high)}"
-        table.add_row(
-            Text(f"{clean(name)} {'↑' if up else '↓'}"),
-            *(GAP if v is None else _fixed(v) for v in values),
-            interval,
-            GAP if own is None else str(own.n),
-        )
-    console.print(table)
-    for note in results.notes:
-        console.print(Text(f"Note: {clean(note)}"))
-
-
 def compare(table: Table, metric: str, method: str, against: str, lower: bool) -> str:
     """Whether `method` is below (or above) `against` on `metric`, in words with the seed deviations.
 
@@ -314,7 +345,7 @@ def compare(table: Table, metric: str, method: str, against: str, lower: bool) -
     if rows[0].prefill != rows[1].prefill:
         return f"not tested: trained on different views ({rows[0].prefill} and {rows[1].prefill})"
     difference = right.mean - left.mean if lower else left.mean - right.mean
-    figures = f"{_fixed(left.mean)} against {_fixed(right.mean)}"
+    figures = f"{fixed(left.mean)} against {fixed(right.mean)}"
     if left.sd is None or right.sd is None:
         return f"undecided (one seed): {figures}"
     error = math.sqrt(left.sd**2 / left.n + right.sd**2 / right.n)

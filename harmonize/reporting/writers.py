@@ -11,7 +11,7 @@ from harmonize.reporting.effects import EffectTable, effects_markdown
 from harmonize.reporting.escape import clean, csv_cell, latex, markdown
 from harmonize.reporting.published import Published
 from harmonize.reporting.study import Study
-from harmonize.reporting.table import BLOCKS, COLUMNS, GAP, Column, Row, Table
+from harmonize.reporting.table import BLOCKS, COLUMNS, FRONT, GAP, NOISE, Column, Row, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,8 +30,12 @@ def _text(row: Row, column: Column) -> str:
     return cell.text(column.key)
 
 
+def _label(row: Row) -> str:
+    return f"{row.label}{FRONT}" if row.front else row.label
+
+
 def print_tables(tables: list[Table], console: Console) -> None:
-    """Prints every table as two stacked blocks that fit 80 columns.
+    """Prints every table as stacked blocks that fit 80 columns.
 
     The best method of a column is bold, and marked with * where there is no bold (a file, a pipe).
     """
@@ -58,12 +62,13 @@ def print_tables(tables: list[Table], console: Console) -> None:
                 cells = []
                 for place in places:
                     text = _text(row, COLUMNS[place])
-                    if table.is_best(row, COLUMNS[place]):
+                    mark = table.mark(row, COLUMNS[place])
+                    if mark == "best":
                         cells.append(Text(text, style="bold") if console.is_terminal else Text(f"{text}*"))
                     else:
-                        cells.append(Text(text))
+                        cells.append(Text(text + (NOISE if mark else "")))
                 style = "dim" if row.is_reference else ""
-                block.add_row(Text(clean(row.label), style=style), Text(str(row.n)), *cells)
+                block.add_row(Text(clean(_label(row)), style=style), Text(str(row.n)), *cells)
             console.print(block)
         for note in table.footnotes:
             console.print(Text(clean(note), style="dim"))
@@ -107,10 +112,10 @@ def to_markdown(
         lines += [f"## {markdown(table.title)}", "", _markdown_row(heads)]
         lines.append(_markdown_row(["---", "---", *("---:" for _ in heads[2:])]))
         for row in table.rows:
-            cells = [markdown(row.label), markdown(row.prefill), str(row.n)]
+            cells = [markdown(_label(row)), markdown(row.prefill), str(row.n)]
             for column in COLUMNS:
-                text = _text(row, column)
-                cells.append(f"**{text}**" if table.is_best(row, column) else text)
+                text, mark = _text(row, column), table.mark(row, column)
+                cells.append(f"**{text}**" if mark == "best" else text + (NOISE if mark else ""))
             lines.append(_markdown_row(cells))
         lines += ["", *(f"- {markdown(note)}" for note in table.footnotes), ""]
     if claims:
@@ -156,10 +161,12 @@ def to_latex(tables: list[Table], published: list[Published]) -> str:
             if was_reference and not row.is_reference:
                 lines.append(r"\midrule")
             was_reference = row.is_reference
-            cells = [latex(row.label), latex(row.prefill), str(row.n)]
+            cells = [latex(_label(row)), latex(row.prefill), str(row.n)]
             for column in COLUMNS:
-                text = latex(_text(row, column))
-                cells.append(rf"\textbf{{{text}}}" if table.is_best(row, column) else text)
+                text, mark = latex(_text(row, column)), table.mark(row, column)
+                cells.append(
+                    rf"\textbf{{{text}}}" if mark == "best" else text + (latex(NOISE) if mark else "")
+                )
             lines.append(" & ".join(cells) + r" \\")
         notes = " ".join(table.footnotes).replace("marked", "in bold")
         lines += _latex_close(f"{table.title}. {notes}")
@@ -193,13 +200,20 @@ def _latex_close(caption: str) -> list[str]:
 
 
 def to_csv(tables: list[Table]) -> str:
-    """Long form, full precision, every metric of every row: our own figures only."""
+    """Long form, full precision, every metric of every row: our own figures only.
+
+    `standing`: best, noise (within noise of the best) or nothing. `front`: 1 on the Pareto front, 0 off it, nothing
+    where it was not judged.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "model", "row", "kind", "prefill", "metric", "mean", "sd", "runs", "runs_of"])
+    heads = ["dataset", "model", "row", "kind", "prefill", "metric", "mean", "sd", "runs", "runs_of"]
+    writer.writerow([*heads, "standing", "front"])
     for table in tables:
         dataset, model = table.setting
+        columns = {column.key: column for column in COLUMNS}
         for row in table.rows:
+            front = "" if row.front is None else int(row.front)
             for name, cell in (row.cells | row.extra).items():
                 kind = "reference" if row.is_reference else "method"
                 figures = (
@@ -213,6 +227,8 @@ def to_csv(tables: list[Table]) -> str:
                         csv_cell(_CSV_UNITS.get(name, name)),
                         *figures,
                         row.n,
+                        table.mark(row, columns[name]) if name in columns else "",
+                        front,
                     ]
                 )
     return text.getvalue()

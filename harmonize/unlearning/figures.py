@@ -19,10 +19,15 @@ from harmonize.config.attack_checks import chosen
 from harmonize.config.instantiate import call, resolve, to_plain
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
+from harmonize.data.example import Split
 from harmonize.errors import HarmonizeError, RunError
 from harmonize.evaluation.attacks import ineffective
+from harmonize.evaluation.likelihood import Pair
+from harmonize.evaluation.prior import question_key
+from harmonize.evaluation.questions import ask, heldout_facts, used_facts
 from harmonize.evaluation.reference import ROWS, read_reference, record_of
 from harmonize.evaluation.suite import Part, measure_parts
+from harmonize.evaluation.surface import as_surface
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.results import Metric
@@ -79,15 +84,11 @@ class Evaluations:
         chosen = self._axes if axes is None else axes
         further = {"attacks": [call(a, allow=self.cfg.allow) for a in attacks]} if attacks else {}
         seed = self.cfg.seed if seed is None else seed
-        roles = tuple(self.cfg.teacher.instruct_roles)
-        report = self._suite(
+        report = self._call(
             loaded,
-            self.corpus,
             self.cfg.suite,
             split=split,
-            prefill=self.cfg.dataset.prefill,
             instruction=instruction,
-            instruct_roles=roles,
             seed=seed,
             axes=None if chosen is None else tuple(chosen),
             progress=progress,
@@ -105,7 +106,7 @@ class Evaluations:
             split=split,
             seed=seed,
             instruction=instruction,
-            instruct_roles=roles,
+            instruct_roles=tuple(self.cfg.teacher.instruct_roles),
             progress=progress,
         )
 
@@ -120,6 +121,16 @@ class Evaluations:
         """What `results.json` keeps of a report, so that it can serve as a reference: `rows`, if there are any."""
         return {ROWS: record_of(report.rows, self._keys)} if report.rows else {}
 
+    def _call(self, model: Any, suite: Any, **arguments: Any) -> Any:
+        return self._suite(
+            model,
+            self.corpus,
+            suite,
+            prefill=self.cfg.dataset.prefill,
+            instruct_roles=tuple(self.cfg.teacher.instruct_roles),
+            **arguments,
+        )
+
     def cached(
         self,
         loaded: LoadedModel,
@@ -129,25 +140,7 @@ class Evaluations:
         axes: Sequence[str] | None = None,
     ) -> Figures:
         """Figures of a model that is not being trained; measured once per content, not per run."""
-        shown = self.cfg.dataset.prefill
-        key = content_hash(
-            "figures-2",
-            code_digest(),
-            loaded.digest,
-            loaded.renderer.digest,
-            [self.corpus.digest, self.corpus.scoring],
-            OmegaConf.to_container(self.cfg.suite, resolve=True),
-            [list(shown.eval_depths), list(shown.depths), shown.heldout_share],
-            [
-                instruction,
-                list(self.cfg.teacher.instruct_roles) if instruction else [],
-                split,
-                list(axes or ()),
-            ],
-            [str(next(loaded.model.parameters()).device.type), str(loaded.model.dtype)],
-            *([self._attacks] if self._attacks and axes is None else []),
-            *([self._keys, self.references] if self.parts and axes is None else []),
-        )
+        key = content_hash("figures-2", *self.content(loaded, split, instruction, axes))
         path = self._folder / f"{key[:32]}.json"
         if (found := _read(path)) is not None:
             return found
@@ -165,6 +158,77 @@ class Evaluations:
         }
         write_text(path, json.dumps(data, indent=1))
         return figures
+
+    def probe(self, model: Any, questions: int, axes: Sequence[str]) -> dict[str, float]:
+        """Values on val of a few questions per axis: cheap enough to ask every few steps. Not cached."""
+        settings = {
+            "max_examples": questions,
+            "val_max_examples": questions,
+            "relearn": False,
+            "bootstrap": 0,
+        }
+        suite = OmegaConf.merge(self.cfg.suite, settings)
+        report = self._call(model, suite, split="val", axes=axes, progress=False, seed=0)
+        return {k: m.value for k, m in report.metrics.items() if m.value is not None}
+
+    def priors(self, loaded: LoadedModel, split: str) -> dict[str, float]:
+        """Log-probability per token that a model gives the true answer of each forget question, cached by content.
+
+        Keys are `question_key`s, which tell nothing of the data. Whole answers, the question alone before them: our
+        choice.
+        """
+        suite = self.cfg.suite
+        limit = suite.max_examples if split == Split.TEST else suite.val_max_examples
+        key = content_hash("priors-1", *self.content(loaded, split, axes=("forget",)))
+        path = self._folder / f"{key[:32]}.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["priors"]
+            return {str(k): float(v) for k, v in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none yet, or a damaged file
+        facts = (
+            *used_facts(self.corpus, "forget", limit),
+            *heldout_facts(self.corpus, "forget", split, limit),
+        )
+        room = getattr(loaded.model.config, "max_position_embeddings", None) or float("inf")
+        asked: list[tuple[str, Pair]] = []
+        for q in ask(facts, split, loaded.renderer):
+            answer = loaded.renderer.answer_ids(q.example.answer)
+            if answer and len(q.prompt) + len(answer) <= room:  # others have no prior
+                asked.append((question_key(q.example.fact_id, q.text), (q.prompt, answer)))
+        pairs = [pair for _, pair in asked]
+        sums = as_surface(loaded).log_probs(pairs, suite.batch_size) if pairs else []
+        priors = {name: total / len(answer) for (name, (_, answer)), total in zip(asked, sums, strict=True)}
+        make_folder(self._folder)
+        write_text(path, json.dumps({"priors": priors}, indent=1))
+        return priors
+
+    def content(
+        self,
+        loaded: LoadedModel,
+        split: str,
+        instruction: str | None = None,
+        axes: Sequence[str] | None = None,
+    ) -> list[Any]:
+        """Everything that an evaluation of a model depends on, but its seed."""
+        shown = self.cfg.dataset.prefill
+        return [
+            code_digest(),
+            loaded.digest,
+            loaded.renderer.digest,
+            [self.corpus.digest, self.corpus.scoring],
+            OmegaConf.to_container(self.cfg.suite, resolve=True),
+            [list(shown.eval_depths), list(shown.depths), shown.heldout_share],
+            [
+                instruction,
+                list(self.cfg.teacher.instruct_roles) if instruction else [],
+                split,
+                list(axes or ()),
+            ],
+            [str(next(loaded.model.parameters()).device.type), str(loaded.model.dtype)],
+            *([self._attacks] if self._attacks and axes is None else []),
+            *([self._keys, self.references] if self.parts and axes is None else []),
+        ]
 
 
 def proof_notes(cfg: Any, untouched: Figures | None) -> list[str]:

@@ -10,14 +10,15 @@ import torch
 from omegaconf import OmegaConf
 
 from harmonize.console import say
-from harmonize.reporting.table import run_table
+from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.figures import Evaluations, proof_notes, raise_failures
 from harmonize.unlearning.guarding import Guarding, guard_notes
+from harmonize.unlearning.kept import check_vocabulary, kept_report
 from harmonize.unlearning.run import say_sensitive
-from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process
+from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process, same_configuration
 from harmonize.unlearning.targets import load_target
 from harmonize.unlearning.teaching import instruction_of
 
@@ -37,20 +38,23 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         began = time.perf_counter()
         prepare_process(cfg.trainer)
         torch.manual_seed(cfg.seed)
+        same_configuration(cfg, place)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         corpus = load_corpus(cfg)
         guarding = Guarding(cfg, corpus)
         evaluations = Evaluations(cfg, corpus)  # data that the suite lacks stops the run here
-        model = guarding.measured(load_target(cfg, corpus, None))
+        loaded = load_target(cfg, corpus, None)
+        beside = load_target(cfg, corpus, cfg.model.gold) if cfg.model.gold else None
+        if beside is not None:
+            check_vocabulary(loaded, beside, "model.gold")
+        model = guarding.measured(loaded)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
         untouched = None
         if cfg.target:
             untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
-        gold = None
-        if cfg.model.gold:
-            gold = evaluations.cached(load_target(cfg, corpus, cfg.model.gold), "gold model", cfg.split)
-            evaluations.refer_to(gold)
-        report = evaluations.run(model, cfg.split, instruction)
+        gold = evaluations.cached(beside, "gold model", cfg.split) if beside is not None else None
+        evaluations.refer_to(gold)
+        report, kept = kept_report(cfg, evaluations, loaded, model, instruction, place.record_sensitive)
         report.write_samples(place.samples)
         config = plain_config(cfg)
         results = build_results(
@@ -65,6 +69,8 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             notes=[*corpus.notes, *report.notes, *guard_notes(model), *proof_notes(cfg, untouched)],
             attack_costs=report.costs,
             **evaluations.record(report),
+            data=corpus.digest,
+            from_cache=kept is not None,
         )
         place.write_json("results.json", results.to_dict())
         tracker = build_tracker(config, folder, job_type="evaluate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.responses import check_responses
 from harmonize.errors import DataError
+from harmonize.evaluation.prior import prior_strength, with_priors
+from harmonize.evaluation.stability import stability
 from harmonize.guards.guard import Guarded
 from harmonize.guards.saved import save_guard, secret_files, warn_of_guard
 from harmonize.models.cache import TeacherCache
@@ -23,7 +25,7 @@ from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
 from harmonize.objectives.weights import Weights
 from harmonize.reporting.card import model_card
-from harmonize.reporting.table import run_table
+from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
@@ -132,6 +134,7 @@ class _Run:
             finish = build_finish(cfg, corpus, loaded, bool(self.terms), self.place.record_sensitive)
         with self._timed("references"):
             beside = self._beside(loaded)
+            self.priors = self.evaluations.priors(loaded, cfg.split)
         if finish is not None:
             with self._timed("statistics"):
                 finish.prepare()
@@ -158,7 +161,9 @@ class _Run:
                 model = self.guarding.around(loaded, keep=True)
                 self.notes += guard_notes(model)
                 report = self.evaluations.run(model, self.cfg.split, axes=self._axes)
-            self.finished["attack_costs"] = report.costs
+                self.finished["attack_costs"] = report.costs
+                report.samples = with_priors(report.samples, self.priors)
+                self.finished["prior_strength"] = self._by_prior(report.samples)
             report.write_samples(self.place.samples)
             figures = Figures(
                 dict(report.metrics), dict(report.outcomes), list(report.notes), dict(report.rows)
@@ -187,6 +192,12 @@ class _Run:
         target_val = self.evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
         teacher = self._teacher_figures(loaded)
         return _Beside(target, target_val, teacher, gold)
+
+    def _by_prior(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        suite = self.cfg.suite
+        return prior_strength(
+            samples, confidence=suite.confidence, resamples=suite.bootstrap, seed=self.cfg.seed
+        )
 
     def _parts(self, loaded: LoadedModel, student: LoadedModel, start_digest: str, sampler: Any) -> Parts:
         """The frozen models' outputs, taken once or found, and the rows that read them."""
@@ -222,7 +233,11 @@ class _Run:
             report = self.evaluations.run(model, split="val", axes=VAL_AXES, progress=False)
             return {k: m.value for k, m in report.metrics.items() if m.value is not None}
 
-        module, looks, steps = train(self.cfg, parts, look, target_val.values(), self.place.checkpoints, log)
+        def probe(questions: int, axes: Sequence[str]) -> dict[str, float]:
+            return self.evaluations.probe(self.guarding.around(loaded), questions, axes)
+
+        before = target_val.values()
+        module, looks, steps = train(self.cfg, parts, look, before, self.place.checkpoints, log, probe)
         if looks.best_ok and looks.path is not None and looks.path.exists() and looks.best_step < steps:
             restore(module, looks.path)
             say(f"Kept the state of step {looks.best_step}, the best on val.")
@@ -233,6 +248,7 @@ class _Run:
             "best_step": looks.best_step if looks.best_ok else None,
             "steps": steps,
             "looks": looks.history,
+            "stability": stability(looks.history, before, window=max(1, self.cfg.trainer.val_check_interval)),
         }
 
     def _export(self, loaded: LoadedModel, model: Any, results: Results) -> None:
@@ -266,6 +282,8 @@ class _Run:
             teacher_forwards=sum(f.forwards for f in frozen),
             teacher_missing_share=parts.teacher.missing_share if parts.teacher else 0.0,
             **self.finished,
+            data=self.corpus.digest,
+            callbacks=parts.found,
             terms=weight_figures(self.terms, parts.weights),
             **self.evaluations.record(figures),
         )

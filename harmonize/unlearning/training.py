@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harmonize.config.instantiate import call
+from harmonize.config.instantiate import call, takes
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import ROLES
 from harmonize.data.views import RowFactory
@@ -21,6 +21,7 @@ from harmonize.statistics import Statistics
 from harmonize.unlearning.callbacks import ValAxes
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.module import Log, UnlearningModule
+from harmonize.unlearning.probes import Probe
 from harmonize.unlearning.setup import plain_config
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.teaching import trained_examples
@@ -42,6 +43,7 @@ class Parts:
         teacher, reference: What the frozen models said, or None where no term reads it.
         weights: The trained matrices, or None where no term reads them.
         record: Told every cache that is read or written, as far as it tells of the data.
+        found: What callbacks report for the results, by their names.
     """
 
     loaded: LoadedModel
@@ -53,6 +55,7 @@ class Parts:
     reference: Reference | None = None
     weights: Weights | None = None
     record: Callable[[Path], object] | None = None
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 def row_factory(
@@ -130,6 +133,7 @@ def train(
     target_val: Mapping[str, float],
     checkpoints: Path,
     log: Log | None,
+    probe: Probe | None = None,
 ) -> tuple[UnlearningModule, ValAxes, int]:
     """Trains the student.
 
@@ -140,6 +144,7 @@ def train(
         target_val: The untouched model's figures on val, which the floors of keep-best are shares of.
         checkpoints: Folder of checkpoints.
         log: Receives metrics.
+        probe: Measures the student on a few val questions; supplied to callbacks that have a parameter of that name.
 
     Returns:
         The module, what was seen on val, and the optimizer steps taken in all.
@@ -187,6 +192,18 @@ def train(
         patience=settings.early_stop_patience,
         record=log,
     )
+
+    def probe_in_training(questions: int, axes: Sequence[str]) -> Mapping[str, float]:
+        found = probe(questions, axes) if probe else {}
+        loaded.model.train()
+        return found
+
+    supplied: dict[str, Any] = {"probe": probe_in_training, "record": log}
+    callbacks = {
+        str(name): call(c, allow=cfg.allow, **{k: v for k, v in supplied.items() if k in takes(c, cfg.allow)})
+        for name, c in cfg.callbacks.items()
+        if c
+    }
     loaded.model.train()
     steps = fit(
         module,
@@ -195,9 +212,10 @@ def train(
         title=f"{cfg.method.name} seed {cfg.seed}",
         checkpoints=checkpoints,
         resume=cfg.resume,
-        callbacks=[looks, *(call(c, allow=cfg.allow) for c in cfg.callbacks.values() if c)],
+        callbacks=[looks, *callbacks.values()],
     )
     loaded.model.eval()
+    parts.found = {name: c.report() for name, c in callbacks.items() if hasattr(c, "report")}
     return module, looks, steps
 
 

@@ -30,7 +30,7 @@ def test_help_and_listings_start_without_torch() -> None:
         "assert not {'torch', 'transformers', 'lightning', 'hydra', 'pandas'} & set(sys.modules), 'heavy import'\n"
         "print(time.process_time(), file=sys.stderr)"
     )
-    for argv in (["--help"], ["ls", "methods"], ["ls", "--help"]):
+    for argv in (["--help"], ["ls", "methods"], ["ls", "--help"], ["diff", "--help"]):
         taken = []
         for _ in range(3):
             done = subprocess.run(

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from harmonize.reporting.escape import clean, csv_cell, latex, markdown
+from harmonize.reporting.one_run import run_table
 from harmonize.reporting.study import load_study
-from harmonize.reporting.table import Cell, Table, build_tables, compare, duration, run_table
+from harmonize.reporting.table import Cell, Table, build_tables, compare, duration
 from harmonize.reporting.writers import print_tables, to_csv, to_latex, to_markdown
 from harmonize.tracking.results import Metric, Results
 
@@ -129,7 +130,7 @@ def test_long_labels_fit_too(tmp_path: Path, write_run: Write) -> None:
 def test_markdown(table: Table, tmp_path: Path) -> None:
     text = to_markdown(load_study(tmp_path), [table], [], ["Claim: x."])
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count(" | ") for line in rows} == {15}
+    assert {line.count(" | ") for line in rows} == {16}
     assert "| bidirectional | random | 3 | **0.02±.02** | – |" in text
     assert "- Claim: x." in text
 
@@ -172,7 +173,7 @@ def test_foreign_text_is_escaped_everywhere(tmp_path: Path, write_run: Write) ->
     assert "<" not in text
     assert "\x1b" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in rows} == {17}
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {18}
     tex = to_latex([table], [])
     assert r"\input" not in tex
     assert r"\textbackslash{}input\{x\} \& 50\% \$x\_1\$" in tex

@@ -10,9 +10,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from harmonize.evaluation.prior import question_key
 from harmonize.evaluation.report import Report
 from harmonize.tracking.results import Metric
 from harmonize.unlearning.figures import Evaluations
+from tests.evaluation import worlds
 
 asked: list[dict[str, Any]] = []
 
@@ -77,3 +79,43 @@ def test_a_seed_measures_nothing_again_and_another_scoring_does(evaluations: Any
     for settings in ({"seed": 0}, {"seed": 1}, {"scoring": "rouge"}):
         evaluations(**settings).cached(MODEL, "target")
     assert [a["seed"] for a in asked] == [0, 0]
+
+
+def test_priors_are_the_log_probability_per_token_of_each_forget_answer(tmp_path: Path) -> None:
+    data = worlds.corpus()
+    loaded: Any = worlds.llama(data)
+    loaded.digest = "model"
+    cfg = {
+        "suite": {
+            "_target_": f"{__name__}.suite",
+            "max_examples": None,
+            "val_max_examples": None,
+            "batch_size": 5,
+        },
+        "attack": {},
+        "dataset": {"prefill": {"depths": [0.5], "eval_depths": [0.3], "heldout_share": 0.0}},
+        "teacher": {"instruct_roles": []},
+        "paths": {"cache_dir": str(tmp_path)},
+        "seed": 0,
+        "allow": [__name__.split(".")[0]],
+    }
+    evaluations = Evaluations(OmegaConf.create(cfg), data)
+    found = evaluations.priors(loaded, "test")
+    facts = [e for e in data.examples if e.role == "forget" and e.split in ("train", "test")]
+    assert len(found) == sum(len(e.phrasings("test")) for e in facts)
+    for example in facts[::3]:
+        for text in example.phrasings("test"):
+            prompt, answer = loaded.renderer.prompt_ids(text), loaded.renderer.answer_ids(example.answer)
+            with torch.no_grad():
+                logits = loaded.model(torch.tensor([[*prompt, *answer]])).logits[0].double().log_softmax(-1)
+            slow = sum(float(logits[len(prompt) - 1 + i, a]) for i, a in enumerate(answer)) / len(answer)
+            assert found[question_key(example.fact_id, text)] == pytest.approx(slow, abs=1e-6)
+    loaded.model.requires_grad_(False)
+    for parameter in loaded.model.parameters():
+        parameter.zero_()
+    assert evaluations.priors(loaded, "test") == found, "read, not measured again"
+    assert not any(
+        word in path.read_text()
+        for path in (tmp_path / "evaluations").iterdir()
+        for word in ("forget0", "hat")
+    ), "nothing of the data is told"

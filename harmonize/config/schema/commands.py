@@ -71,6 +71,8 @@ class EvaluateConfig:
     instructed: Measure the model under the teacher's instruction.
     target: The untouched model (a folder, `hf:owner/name`, `sandbox:target`), measured beside; an attack proves
         nothing where it fails on that one. null = none.
+    cache: Read the evaluation of the same model, suite, attacks, data and code where there is one; keep this one, and
+        go on with one that was stopped. false does none of it.
     guard: What stands around the model; empty = nothing, or what its folder brings (guard.json).
     """
 
@@ -82,6 +84,7 @@ class EvaluateConfig:
     split: str = "test"
     instructed: bool = False
     target: str | None = None
+    cache: bool = True
     allow: list[str] = field(default_factory=list)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     sequence: SequenceConfig = field(default_factory=SequenceConfig)

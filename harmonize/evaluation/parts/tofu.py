@@ -12,7 +12,7 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.jsonl import read_rows
 from harmonize.data.tofu import RETAIN_OF
 from harmonize.errors import DataError, did_you_mean
-from harmonize.evaluation.intervals import percentiles, resampled_means
+from harmonize.evaluation.intervals import cluster_means, percentiles
 from harmonize.evaluation.parts.rows import content_key, limited, root_problems
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.scores.memorization import extraction_strength, mean_log_prob, probability
@@ -178,8 +178,11 @@ def _utility(
     draws: list[np.ndarray] = []
     for name, figure in nine:
         # one key a set: its three figures are drawn over the same rows
-        drawn = resampled_means(
-            figures[name, figure], subjects[name], scene.suite.bootstrap, ("tofu", name, scene.seed)
+        drawn = cluster_means(
+            figures[name, figure],
+            subjects[name],
+            resamples=scene.suite.bootstrap,
+            key=("tofu", name, scene.seed),
         )
         if drawn is None:
             break
