@@ -76,7 +76,7 @@ class Evaluations:
     ) -> Any:
         """One evaluation, with samples; further attacks (`attack`) and the suite's parts run where `axes` is None."""
         attacks = self._attacks.values() if axes is None else ()
-        chosen = self._axes if axes is None else axes
+        wanted = self._axes if axes is None else axes
         further = {"attacks": [call(a, allow=self.cfg.allow) for a in attacks]} if attacks else {}
         seed = self.cfg.seed if seed is None else seed
         roles = tuple(self.cfg.teacher.instruct_roles)
@@ -89,7 +89,7 @@ class Evaluations:
             instruction=instruction,
             instruct_roles=roles,
             seed=seed,
-            axes=None if chosen is None else tuple(chosen),
+            axes=None if wanted is None else tuple(wanted),
             progress=progress,
             **further,
         )

@@ -43,13 +43,12 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         evaluations = Evaluations(cfg, corpus)  # data that the suite lacks stops the run here
         model = guarding.measured(load_target(cfg, corpus, None))
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
-        untouched = None
-        if cfg.target:
-            untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
-        gold = None
-        if cfg.model.gold:
+        gold = untouched = None
+        if cfg.model.gold:  # first: the others may be compared with its rows
             gold = evaluations.cached(load_target(cfg, corpus, cfg.model.gold), "gold model", cfg.split)
             evaluations.refer_to(gold)
+        if cfg.target:
+            untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
         report = evaluations.run(model, cfg.split, instruction)
         report.write_samples(place.samples)
         config = plain_config(cfg)
