@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harmonize.config import attack_checks
 from harmonize.config.instantiate import call, check_parameters, to_plain
 from harmonize.errors import did_you_mean
 
@@ -20,6 +21,12 @@ def check(cfg: Any) -> list[str]:
         for a in s.axes or ()
         if a not in AXES
     ]
+    attacks = list(attack_checks.chosen(cfg))
+    if s.axes is not None and attacks and "asr" not in s.axes:
+        problems.append(
+            f"suite.axes={list(s.axes)} leaves out asr, the axis of attack.{attacks[0]}. Add it to suite.axes, or use "
+            "attack=suite."
+        )
     parts = to_plain(s.parts)
     for name, node in parts.items():
         at = f"suite.parts.{name}"

@@ -87,7 +87,7 @@ def sampled(
         model, prompts, stop_ids, pad_id, max_new_tokens, adjust: As in `greedy`.
         keys: One per prompt, what its randomness is made of.
         draws: Continuations of each prompt.
-        batch_size: Continuations per batch.
+        batch_size: Continuations per batch. Halved, with a notice, where memory runs out.
         progress: Called with (continuations done, continuations in all).
 
     Returns:
@@ -102,17 +102,21 @@ def sampled(
     stops = frozenset(int(i) for i in stop_ids)
     found: list[list[list[int]]] = [[] for _ in prompts]
     size = max(1, batch_size // draws)
+    done = 0
+
+    def run(part: Sequence[int]) -> list[list[int]]:
+        numbers = np.concatenate([_uniform(keys[i], draws, max_new_tokens) for i in part])
+        rows = [tuple(prompts[i]) for i in part]
+        choose = partial(_drawn, torch.from_numpy(numbers), temperature)
+        return _continue(model, rows, stops, pad_id, max_new_tokens, adjust, choose, draws)
+
     with torch.no_grad(), evaluating(model):
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            numbers = np.concatenate([_uniform(keys[i], draws, max_new_tokens) for i in part])
-            rows = [tuple(prompts[i]) for i in part]
-            choose = partial(_drawn, torch.from_numpy(numbers), temperature)
-            said = _continue(model, rows, stops, pad_id, max_new_tokens, adjust, choose, draws)
+        for part, said in batched(order, size, run):
             for n, i in enumerate(part):
                 found[i] = said[n * draws : (n + 1) * draws]
+            done += len(part)
             if progress is not None:
-                progress((start + len(part)) * draws, len(order) * draws)
+                progress(done * draws, len(order) * draws)
     return found
 
 

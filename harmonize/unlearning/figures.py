@@ -81,7 +81,7 @@ class Evaluations:
     ) -> Any:
         """One evaluation, with samples; further attacks (`attack`) and the suite's parts run where `axes` is None."""
         attacks = self._attacks.values() if axes is None else ()
-        chosen = self._axes if axes is None else axes
+        wanted = self._axes if axes is None else axes
         further = {"attacks": [call(a, allow=self.cfg.allow) for a in attacks]} if attacks else {}
         seed = self.cfg.seed if seed is None else seed
         report = self._call(
@@ -90,7 +90,7 @@ class Evaluations:
             split=split,
             instruction=instruction,
             seed=seed,
-            axes=None if chosen is None else tuple(chosen),
+            axes=None if wanted is None else tuple(wanted),
             progress=progress,
             **further,
         )

@@ -50,10 +50,11 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         model = guarding.measured(loaded)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
         untouched = None
-        if cfg.target:
-            untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
+        # gold first: the others may be compared with its rows
         gold = evaluations.cached(beside, "gold model", cfg.split) if beside is not None else None
         evaluations.refer_to(gold)
+        if cfg.target:
+            untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
         report, kept = kept_report(cfg, evaluations, loaded, model, instruction, place.record_sensitive)
         report.write_samples(place.samples)
         config = plain_config(cfg)

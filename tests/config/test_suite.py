@@ -52,6 +52,12 @@ def test_what_is_misspelt_is_told() -> None:
     assert "must be a mapping with _target_" in problems("+suite.parts.x=3")
 
 
+def test_an_attack_needs_its_axis() -> None:
+    text = problems("attack=paraphrase", "suite.axes=[forget]")
+    assert "leaves out asr, the axis of attack.paraphrase" in text
+    compose_config("evaluate", ["attack=paraphrase", "suite.axes=[forget,asr]"])
+
+
 def test_a_sequence_needs_all_axes() -> None:
     with pytest.raises(ConfigError, match=r"suite.axes=\['forget'\].*Use suite.axes=null"):
         compose_config("sequence", ["dataset.requests=2", "suite.axes=[forget]"])

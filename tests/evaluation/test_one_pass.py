@@ -12,7 +12,7 @@ import torch
 from harmonize.errors import ModelError
 from harmonize.evaluation.one_pass import shared_rows, token_rows, token_statistics
 from harmonize.models.batching import batched, out_of_memory
-from harmonize.models.generate import greedy
+from harmonize.models.generate import greedy, sampled
 from tests.evaluation import worlds
 
 
@@ -202,6 +202,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(data, loaded, monkeypatch, c
     prompts = [p for p, _ in pairs]
     rows = [values(r) for r in token_rows(loaded.model, pairs, pad, 16)]
     said = greedy(loaded.model, prompts, (2,), pad, 4, 16)
+    keys = [str(i) for i in range(len(prompts))]
+    drawn = sampled(loaded.model, prompts, keys, (2,), pad, 4, 2, batch_size=16)
     cramped = Cramped(monkeypatch, loaded.model, 4, error)
     again = [values(r) for r in token_rows(loaded.model, pairs, pad, 16)]
     assert cramped.sizes == [16, 8, 4, 4, 4, 4, 4]  # once halved it stays halved
@@ -209,6 +211,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(data, loaded, monkeypatch, c
         for own, wanted in zip(one, other, strict=True):
             assert own == pytest.approx(wanted, abs=1e-9)
     assert greedy(loaded.model, prompts, (2,), pad, 4, 16) == said
+    assert sampled(loaded.model, prompts, keys, (2,), pad, 4, 2, batch_size=16) == drawn
     shared = shared_rows(loaded.model, [(p, [t, t]) for p, t in pairs], pad, 16)
     assert shared[3][1].log_probs.tolist() == pytest.approx(rows[3][0], abs=1e-9)
     text = " ".join(capsys.readouterr().err.split())

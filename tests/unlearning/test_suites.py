@@ -126,6 +126,9 @@ def test_unlearn_measures_target_and_result_with_the_parts(base: list[str], tmp_
     run = api.unlearn(*base, *training, "suite=memorization", folder=tmp_path / "run")
     before, after = run.results.target_metrics, run.metrics
     assert before["forget_probability"].value > after["forget_probability"].value
+    assert after["forget_probability"].value == pytest.approx(
+        after["forget_answer_probability"].value, abs=1e-5
+    )
     assert after["forget_extraction_strength"].n == before["forget_extraction_strength"].n > 0
     looks = run.results.extra["selection"]["looks"]
     assert looks and "forget_probability" not in json.dumps(looks), "val chooses by the axes"

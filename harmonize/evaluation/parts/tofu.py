@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harmonize.data.corpus import Corpus
 from harmonize.data.jsonl import read_rows
+from harmonize.data.sources.files import missing
 from harmonize.data.tofu import RETAIN_OF
 from harmonize.errors import DataError, did_you_mean
 from harmonize.evaluation.intervals import cluster_means, percentiles
@@ -232,8 +233,7 @@ def read_sets(root: str, forget_set: str) -> dict[str, list[Item]]:
 
 def _read(file: Path, name: str) -> list[Item]:
     if not file.is_file():
-        there = sorted(p.name for p in file.parent.glob("*.json*")) if file.parent.is_dir() else []
-        raise DataError(f"TOFU's suite needs {file}, which is not there. {did_you_mean(file.name, there)}")
+        raise DataError(missing(file.parent, [file.stem], "TOFU's perturbed questions", (file.suffix,)))
     items = []
     for number, (line, row) in enumerate(read_rows(file)):
         fields = [row.get("question"), row.get("answer"), row.get("paraphrased_answer") or row.get("answer")]

@@ -167,7 +167,7 @@ def test_what_is_wrong_with_files_is_told(folder: Path) -> None:
     with pytest.raises(DataError, match="'perturbed_answer': expected a list of wrong answers"):
         read_sets(str(folder), "forget01")
     file.unlink()
-    with pytest.raises(DataError, match="which is not there"):
+    with pytest.raises(DataError, match=r"has no retain_perturbed \(.json\): TOFU's perturbed questions"):
         read_sets(str(folder), "forget01")
 
 
