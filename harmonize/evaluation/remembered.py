@@ -42,6 +42,8 @@ class Remembered:
         self.renderer = surface.renderer
         self._known: dict[str, Any] = dict(_read_lines(path))
         self._apart = False
+        if hasattr(surface, "sample"):  # a surface that cannot be sampled stays one
+            self.sample = self._sample
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._surface, name)
@@ -76,6 +78,42 @@ class Remembered:
 
         self._fill([(keys[p], p) for p in unique], batch_size, ask)
         return [list(self._known[keys[tuple(p)]]) for p in prompts]
+
+    def _sample(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        draws: int,
+        temperature: float,
+        max_new_tokens: int,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> list[list[list[int]]]:
+        """Sampled continuations, as the surface gives them."""
+        surface: Any = self._surface
+        if self._apart:
+            found: list[list[list[int]]] = surface.sample(
+                prompts, keys, draws, temperature, max_new_tokens, batch_size, progress
+            )
+            return found
+        asked = [(tuple(p), k) for p, k in zip(prompts, keys, strict=True)]
+        unique = sorted(set(asked), key=lambda a: (-len(a[0]), *a))
+        how = (draws, temperature, max_new_tokens)
+        names = {a: content_hash("sample", *a, *how)[:32] for a in unique}
+        done = sum(n in self._known for n in names.values())
+
+        def ask(part: Sequence[Any]) -> list[list[list[int]]]:
+            nonlocal done
+            said: list[list[list[int]]] = surface.sample(
+                [p for p, _ in part], [k for _, k in part], *how, batch_size, None
+            )
+            done += len(part)
+            if progress is not None:
+                progress(done * draws, len(unique) * draws)
+            return said
+
+        self._fill([(names[a], a) for a in unique], max(1, batch_size // max(1, draws)), ask)
+        return [[list(d) for d in self._known[names[a]]] for a in asked]
 
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt, as the surface gives it."""

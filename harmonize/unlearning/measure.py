@@ -54,7 +54,9 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         gold = evaluations.cached(beside, "gold model", cfg.split) if beside is not None else None
         evaluations.refer_to(gold)
         if cfg.target:
-            untouched = evaluations.cached(load_target(cfg, corpus, cfg.target), "target", cfg.split)
+            before = load_target(cfg, corpus, cfg.target)
+            check_vocabulary(loaded, before, "target")
+            untouched = evaluations.cached(before, "target", cfg.split)
         report, kept = kept_report(cfg, evaluations, loaded, model, instruction, place.record_sensitive)
         report.write_samples(place.samples)
         config = plain_config(cfg)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from harmonize.evaluation.attacks.sampling import Sampling
 from harmonize.evaluation.five_axes import evaluate
 from harmonize.evaluation.pairing import (
     CORRECT,
@@ -39,7 +40,9 @@ def test_every_figure_follows_from_the_samples(scoring: str, heldout_share: floa
         data,
         worlds.suite(max_new_tokens=limit),
         prefill=worlds.prefill(heldout_share=heldout_share),
+        attacks=[Sampling(draws=4, ks=(1, 2))],
     )
+    assert {"asr_sampling@2", "forget_leak@2", "forget_answer_probability"} <= set(report.metrics)
     samples = keyed(report.samples)
     assert len(samples) == len(report.samples)
     for name, metric in report.metrics.items():
