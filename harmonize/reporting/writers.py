@@ -53,7 +53,7 @@ def print_tables(tables: list[Table], console: Console) -> None:
                 title_justify="left",
                 title_style="italic",
             )
-            block.add_column("", width=17, overflow="fold")
+            block.add_column("", width=18, overflow="fold")
             block.add_column("n", justify="right")
             for place in places:
                 column = COLUMNS[place]
