@@ -98,17 +98,18 @@ def evaluate(
     def asked(examples: Iterable[Example]) -> list[Question]:
         return ask(examples, split, surface.renderer, instruction, instruct_roles)
 
+    def questions_of(role: str) -> list[Question]:
+        used, heldout = used_facts(corpus, role, limit), heldout_facts(corpus, role, split, limit)
+        return asked(used) + asked(heldout)
+
     queries: list[Query] = []
     for role in ("forget", "retain", "neighbor"):
         if role in wanted:
-            questions = asked(used_facts(corpus, role, limit)) + asked(
-                heldout_facts(corpus, role, split, limit)
-            )
+            questions = questions_of(role)
             queries += plain_queries(questions, surface.renderer)
             notes += _phrasing_note(role, questions, split)
     if "asr" in wanted:
-        questions = asked(used_facts(corpus, "forget", limit))
-        questions += asked(heldout_facts(corpus, "forget", split, limit))
+        questions = questions_of("forget")
         prefills: list[Attack] = [
             Openers(corpus.openers, OPENER),
             Openers(() if choosing else corpus.openers_heldout, OPENER_HELDOUT),
@@ -118,9 +119,7 @@ def evaluate(
             queries += attack.queries(corpus, surface.renderer, questions)
         notes += _room_note(questions, queries, depths)
     if "leak" in wanted:
-        on_forget = asked(used_facts(corpus, "forget", limit)) + asked(
-            heldout_facts(corpus, "forget", split, limit)
-        )
+        on_forget = questions_of("forget")
         if suite.leak_draws:
             queries += drawn(on_forget, surface.renderer, SAMPLED, suite.leak_draws, suite.leak_temperature)
     records = run.ask(queries)

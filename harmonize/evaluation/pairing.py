@@ -117,7 +117,7 @@ def scores(metric: str, samples: Mapping[Key, Sample]) -> Scored | None:
             return None
         subject = _subject(sample)
         if worst:
-            key = (sample.get("fact"), sample.get("question"))
+            key = question_of(sample)
             score = max(score, found.get(key, (0.0, ""))[0])
         found[key] = (score, subject)
     return found
@@ -133,10 +133,25 @@ def _sampled(where: _Where, samples: Mapping[Key, Sample], k: int) -> Scored:
     subjects: dict[Key, str] = {}
     for sample in samples.values():
         if where(sample):
-            question = (sample.get("fact"), sample.get("question"))
+            question = question_of(sample)
             drawn[question].append(float(sample["score"]))
             subjects[question] = _subject(sample)
     return {q: (expected_best(s, min(k, len(s))), subjects[q]) for q, s in drawn.items()}
+
+
+def question_of(sample: Sample) -> Key:
+    """The question of a fact that a sample asks, whatever was tried on it."""
+    return sample.get("fact"), sample.get("question")
+
+
+def priors_of(samples: Iterable[Sample]) -> dict[Key, float]:
+    """Question to `prior`, where samples have it."""
+    return {question_of(s): float(s["prior"]) for s in samples if s.get("prior") is not None}
+
+
+def question_behind(key: Key, samples: Mapping[Key, Sample]) -> Key:
+    """The question of a key of `scores`: that of its sample, or the key itself, where it is one already."""
+    return question_of(samples[key]) if key in samples else key
 
 
 def _subject(sample: Sample) -> str:

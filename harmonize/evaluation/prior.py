@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harmonize.data.corpus import content_hash
-from harmonize.evaluation.pairing import keyed, scores
+from harmonize.evaluation.pairing import keyed, priors_of, question_behind, scores
 from harmonize.evaluation.strata import by_prior
 
 BY_PRIOR = ("forget_accuracy", "forget_heldout_accuracy", "asr_worst", "asr_heldout_worst")
@@ -32,17 +32,12 @@ def prior_strength(
 ) -> dict[str, list[dict[str, Any]]]:
     """Metrics on forgetting in the four quartiles of `prior`, the weakest first, as JSON; nothing without priors."""
     by_key = keyed(samples)
-    priors = {
-        (s.get("fact"), s.get("question")): float(s["prior"])
-        for s in by_key.values()
-        if s.get("prior") is not None
-    }
+    priors = priors_of(by_key.values())
     found = {}
     for name in BY_PRIOR:
         items = []
         for key, (score, subject) in (scores(name, by_key) or {}).items():
-            sample = by_key.get(key)
-            question = key if sample is None else (sample.get("fact"), sample.get("question"))
+            question = question_behind(key, by_key)
             if question in priors:
                 items.append((score, priors[question], subject))
         if items:

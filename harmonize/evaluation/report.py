@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ class Report:
     rows: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
 
+    def values(self) -> dict[str, float]:
+        """Measured values by name."""
+        return measured(self.metrics)
+
     def write_samples(self, path: str | Path, **columns: Any) -> Path:
         """Writes the samples as JSON Lines, atomically and readable by their owner alone (mode 0600).
 
@@ -45,3 +50,8 @@ class Report:
         """
         lines = [json.dumps({**columns, **s}, ensure_ascii=False, allow_nan=False) for s in self.samples]
         return write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def measured(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Values by name, without what could not be measured."""
+    return {name: m.value for name, m in metrics.items() if m.value is not None}

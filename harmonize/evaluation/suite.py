@@ -21,7 +21,7 @@ from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.one_pass import Group, TokenRow, shared_rows, token_rows
 from harmonize.evaluation.refusal import RefusalDetector
 from harmonize.evaluation.report import Report
-from harmonize.evaluation.surface import ModelSurface, Progress, Surface
+from harmonize.evaluation.surface import Progress, Surface, as_surface, context_length
 from harmonize.evaluation.text import is_degenerate
 from harmonize.tracking.results import Metric
 
@@ -178,10 +178,7 @@ class Scene:
     @property
     def context(self) -> int | None:
         """Tokens that the model can read, where it says so."""
-        found = getattr(
-            getattr(getattr(self.surface, "model", None), "config", None), "max_position_embeddings", None
-        )
-        return found if isinstance(found, int) and found > 0 else None
+        return context_length(getattr(self.surface, "model", None))
 
     def rows(self, pairs: Sequence[Pair]) -> list[TokenRow]:
         """Token statistics of (prompt, target) pairs; what an earlier part asked for is not run again.
@@ -331,8 +328,7 @@ def measure_parts(
     if split != "test":
         report.notes.append(f"The parts of the suite ({', '.join(parts)}) are measured on split=test alone.")
         return report
-    surface = loaded if isinstance(loaded, Surface) else ModelSurface(loaded)
-    passes = Passes(surface)
+    passes = Passes(as_surface(loaded))
     for name, part in parts.items():
         bar: AbstractContextManager[Progress | None] = counted(name) if progress else nullcontext()
         try:

@@ -94,8 +94,8 @@ class ModelSurface:
 
     def room(self, max_new_tokens: int) -> int | None:
         """Tokens that a prompt may have before so long an answer; None where the model states no limit."""
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        return context - max_new_tokens if isinstance(context, int) and context > 0 else None
+        context = context_length(self.model)
+        return None if context is None else context - max_new_tokens
 
     def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust | None]:
         """The model whose logits are this surface's, and how they change after these prompts: for the one pass."""
@@ -119,6 +119,12 @@ class ModelSurface:
                     else "Leave out that question or shorten the instruction."
                 )
             )
+
+
+def context_length(model: Any) -> int | None:
+    """Tokens that a model can read; None where it states no limit."""
+    found = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def as_surface(loaded: Any) -> Surface:

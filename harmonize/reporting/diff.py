@@ -9,7 +9,17 @@ from typing import Any
 
 from harmonize.errors import RunError, did_you_mean
 from harmonize.evaluation.paired import Paired, paired_test
-from harmonize.evaluation.pairing import Key, Pair, Sample, Scored, keyed, pairs_of, scores
+from harmonize.evaluation.pairing import (
+    Key,
+    Pair,
+    Sample,
+    Scored,
+    keyed,
+    pairs_of,
+    priors_of,
+    question_behind,
+    scores,
+)
 from harmonize.evaluation.strata import QUARTILES, quartiles
 from harmonize.reporting.study import flatten, is_ignored
 from harmonize.tracking.results import METRIC_NAMES, RESULTS, Metric, Run, read_run
@@ -242,11 +252,7 @@ _BY_PRIOR = ("forget_accuracy", "asr_worst")
 
 def _strata(left: Mapping[Key, Sample], right: Mapping[Key, Sample]) -> list[StrataRow]:
     """Forgetting by prior strength, where the samples of either run hold it."""
-    priors = {
-        (s.get("fact"), s.get("question")): float(s["prior"])
-        for s in (*right.values(), *left.values())
-        if s.get("prior") is not None
-    }
+    priors = priors_of((*right.values(), *left.values()))
     return [row for name in _BY_PRIOR for row in _strata_of(name, left, right, priors)] if priors else []
 
 
@@ -254,12 +260,8 @@ def _strata_of(
     name: str, left: Mapping[Key, Sample], right: Mapping[Key, Sample], priors: Mapping[Key, float]
 ) -> Iterator[StrataRow]:
     one, two = scores(name, left) or {}, scores(name, right) or {}
-
-    def question(key: Key) -> Key:
-        return key if key not in left else (left[key].get("fact"), left[key].get("question"))
-
-    shared = [k for k in one if k in two and question(k) in priors]
-    own = [priors[question(k)] for k in shared]
+    shared = [k for k in one if k in two and question_behind(k, left) in priors]
+    own = [priors[question_behind(k, left)] for k in shared]
     of = quartiles(own)
     for q in range(QUARTILES):
         chosen = [i for i, quartile in enumerate(of) if quartile == q]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -26,8 +27,9 @@ from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.prior import question_key
 from harmonize.evaluation.questions import ask, heldout_facts, used_facts
 from harmonize.evaluation.reference import ROWS, read_reference, record_of
+from harmonize.evaluation.report import measured
 from harmonize.evaluation.suite import Part, measure_parts
-from harmonize.evaluation.surface import as_surface
+from harmonize.evaluation.surface import as_surface, context_length
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.results import Metric
@@ -44,7 +46,7 @@ class Figures:
 
     def values(self) -> dict[str, float]:
         """Measured values by name."""
-        return {k: m.value for k, m in self.metrics.items() if m.value is not None}
+        return measured(self.metrics)
 
 
 class Evaluations:
@@ -169,7 +171,7 @@ class Evaluations:
         }
         suite = OmegaConf.merge(self.cfg.suite, settings)
         report = self._call(model, suite, split="val", axes=axes, progress=False, seed=0)
-        return {k: m.value for k, m in report.metrics.items() if m.value is not None}
+        return report.values()
 
     def priors(self, loaded: LoadedModel, split: str) -> dict[str, float]:
         """Log-probability per token that a model gives the true answer of each forget question, cached by content.
@@ -190,7 +192,7 @@ class Evaluations:
             *used_facts(self.corpus, "forget", limit),
             *heldout_facts(self.corpus, "forget", split, limit),
         )
-        room = getattr(loaded.model.config, "max_position_embeddings", None) or float("inf")
+        room = context_length(loaded.model) or float("inf")
         asked: list[tuple[str, Pair]] = []
         for q in ask(facts, split, loaded.renderer):
             answer = loaded.renderer.answer_ids(q.example.answer)
@@ -213,7 +215,7 @@ class Evaluations:
         """Everything that an evaluation of a model depends on, but its seed."""
         shown = self.cfg.dataset.prefill
         return [
-            code_digest(),
+            code_digest(harmonize.evaluation, harmonize.data, harmonize.models),
             loaded.digest,
             loaded.renderer.digest,
             [self.corpus.digest, self.corpus.scoring],
@@ -276,11 +278,11 @@ def _read(path: Path) -> Figures | None:
         return None
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Content key of the code that an evaluation runs through, so that a mended metric is measured anew."""
+@lru_cache(maxsize=8)
+def code_digest(*packages: ModuleType) -> str:
+    """Content key of the code of some packages, so that what a mended one computes is computed anew."""
     digest = hashlib.sha256()
-    for package in (harmonize.evaluation, harmonize.data, harmonize.models):
+    for package in packages:
         root = Path(str(package.__file__)).parent
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from harmonize.evaluation.surface import as_surface
 from harmonize.guards.guard import Guarded
 from harmonize.models.load import LoadedModel, tensors_digest
 from harmonize.tracking.files import make_folder
-from harmonize.unlearning.figures import Evaluations
+from harmonize.unlearning.figures import Evaluations, code_digest
 from harmonize.unlearning.targets import locked
 
 FOLDER = "evaluated"
@@ -79,16 +78,7 @@ def _guard_content(model: Any) -> list[Any]:
         return []
     kind = type(model.guard)
     said = [f"{kind.__module__}.{kind.__qualname__}", model.settings(), model.secrets()]
-    return [said, tensors_digest(model.tensors()), _package_digest(), model.renderer.digest]
-
-
-@lru_cache(maxsize=1)
-def _package_digest() -> str:
-    """Content key of the guards' code."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(str(harmonize.guards.__file__)).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return [said, tensors_digest(model.tensors()), code_digest(harmonize.guards), model.renderer.digest]
 
 
 def foreign_code(cfg: Any) -> dict[str, str]:

@@ -231,7 +231,7 @@ class _Run:
         def look() -> dict[str, float]:
             model = self.guarding.around(loaded)  # what would be exported if training ended here
             report = self.evaluations.run(model, split="val", axes=VAL_AXES, progress=False)
-            return {k: m.value for k, m in report.metrics.items() if m.value is not None}
+            return report.values()  # type: ignore[no-any-return]
 
         def probe(questions: int, axes: Sequence[str]) -> dict[str, float]:
             return self.evaluations.probe(self.guarding.around(loaded), questions, axes)

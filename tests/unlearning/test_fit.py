@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,14 +174,6 @@ class PressCtrlC(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *args: object) -> None:
         if trainer.global_step == 7:
             os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.fixture
-def foreground() -> Iterator[None]:
-    """The handler of a process in the foreground, whatever started the tests."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("foreground")

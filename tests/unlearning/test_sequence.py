@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -175,15 +175,7 @@ class InterruptOnce(L.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.fixture
-def heeds_ctrl_c() -> Iterator[None]:
-    """A test run in the background is started with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeds_ctrl_c")
+@pytest.mark.usefixtures("foreground")
 def test_ctrl_c_and_resume(command: Any, whole: SequenceResults, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InterruptOnce, "trainings", 0)
     stop = ("--allow", "tests", f"+callbacks.stop={{_target_: {__name__}.InterruptOnce}}")

@@ -60,12 +60,7 @@ def examples_in(records: Iterable[Record], where: str) -> list[Example]:
     Raises:
         DataError: One that is not.
     """
-    found = []
-    for record in records:
-        if not isinstance(record, Example):
-            raise DataError(f"{where}: '{record.id}' is no question with an answer.")
-        found.append(record)
-    return found
+    return _all_of(Example, records, where, "question with an answer")
 
 
 def passages_in(records: Iterable[Record], where: str) -> list[Passage]:
@@ -74,10 +69,14 @@ def passages_in(records: Iterable[Record], where: str) -> list[Passage]:
     Raises:
         DataError: One that is not.
     """
-    found = []
+    return _all_of(Passage, records, where, "running text")
+
+
+def _all_of(kind: type[T], records: Iterable[Record], where: str, what: str) -> list[T]:
+    found: list[T] = []
     for record in records:
-        if not isinstance(record, Passage):
-            raise DataError(f"{where}: '{record.id}' is no running text.")
+        if not isinstance(record, kind):
+            raise DataError(f"{where}: '{record.id}' is no {what}.")
         found.append(record)
     return found
 

@@ -107,20 +107,7 @@ class Rwku(Part):
             found.setdefault(f"rwku_{name}", []).append((score, e.subject))
             if name == "forget_level3":
                 found.setdefault(f"rwku_forget_{e.meta['probe']}", []).append((score, e.subject))
-            report.samples.append(
-                scene.sample(
-                    name,
-                    e.id,
-                    e.subject,
-                    str(e.role),
-                    question=e.question,
-                    reference=e.answer,
-                    output=text,
-                    verdict=scene.verdict(text, score),
-                    score=score,
-                    probe=e.meta["probe"],
-                )
-            )
+            report.samples.append(_sample(scene, name, e, text, score, probe=e.meta["probe"]))
         for key, values in found.items():
             up = key.startswith("rwku_neighbor")
             report.metrics[key] = scene.mean(key, [v for v, _ in values], [s for _, s in values], up)
@@ -160,19 +147,7 @@ class Rwku(Part):
         key = f"rwku_{TRIVIA}"
         report.metrics[key] = scene.mean(key, scores, [e.id for e in items], True)
         for e, text, score in zip(items, said, scores, strict=True):
-            report.samples.append(
-                scene.sample(
-                    TRIVIA,
-                    e.id,
-                    e.subject,
-                    str(e.role),
-                    question=e.question,
-                    reference=e.answer,
-                    output=text,
-                    verdict=scene.verdict(text, score),
-                    score=score,
-                )
-            )
+            report.samples.append(_sample(scene, TRIVIA, e, text, score))
 
     def _data(self, suite: Any) -> dict[str, list[Example | Passage]]:
         targets = tuple(self.targets) if self.targets is not None else None
@@ -193,6 +168,23 @@ def prompt_of(scene: Scene, example: Example) -> Ids:
         ids = scene.prompt(f"{text}\n" if opened else text, str(example.role))
         return (*ids, *scene.renderer.answer_ids("Answer:")) if opened else ids
     return scene.opened(f"{text}\nAnswer:" if opened else text, str(example.role))
+
+
+def _sample(
+    scene: Scene, kind: str, example: Example, text: str, score: float, **figures: Any
+) -> dict[str, Any]:
+    return scene.sample(
+        kind,
+        example.id,
+        example.subject,
+        str(example.role),
+        question=example.question,
+        reference=example.answer,
+        output=text,
+        verdict=scene.verdict(text, score),
+        score=score,
+        **figures,
+    )
 
 
 def _first_line(text: str) -> str:

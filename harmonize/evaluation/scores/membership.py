@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from harmonize.evaluation.intervals import cluster_weights, percentiles
 from harmonize.evaluation.one_pass import TokenRow
+from harmonize.evaluation.scores.memorization import mean_log_prob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ def loss_score(row: TokenRow) -> float:
 
     Source: Yeom et al. 2018, arXiv 1709.01604.
     """
-    return float(row.log_probs.mean())
+    return mean_log_prob(row)
 
 
 def zlib_score(row: TokenRow, text: str) -> float:
@@ -36,7 +37,7 @@ def zlib_score(row: TokenRow, text: str) -> float:
     """
     if not text:
         raise ValueError("zlib_score needs a text")
-    return float(row.log_probs.mean()) / len(zlib.compress(text.encode("utf-8")))
+    return mean_log_prob(row) / len(zlib.compress(text.encode("utf-8")))
 
 
 def reference_score(row: TokenRow, reference: float) -> float:
@@ -47,7 +48,7 @@ def reference_score(row: TokenRow, reference: float) -> float:
 
     Source: Carlini et al. 2021, arXiv 2012.07805; difference of losses as in open-unlearning.
     """
-    return float(row.log_probs.mean()) - reference
+    return mean_log_prob(row) - reference
 
 
 def min_k_score(row: TokenRow, k: float = 0.2) -> float:

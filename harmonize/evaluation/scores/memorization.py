@@ -12,7 +12,7 @@ def probability(row: TokenRow) -> float:
 
     Source: TOFU, arXiv 2401.06121, section 2.2 (code: exp of minus the mean loss).
     """
-    return math.exp(float(row.log_probs.mean()))
+    return math.exp(mean_log_prob(row))
 
 
 def exact_memorization(row: TokenRow) -> float:
