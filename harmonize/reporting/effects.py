@@ -133,7 +133,7 @@ def _values(run: StudyRun) -> dict[str, float | None]:
 NOTE = "Mean of changed minus base over pairs of runs that agree in everything else ± standard error over the pairs."
 
 
-def grid(table: EffectTable) -> tuple[list[str], list[list[str]]]:
+def _grid(table: EffectTable) -> tuple[list[str], list[list[str]]]:
     """Headers and rows: a metric a line, a factor a column."""
     columns = {c.key: f"{c.header} {c.arrow}" for c in COLUMNS}
     heads = ["", *(f"{name} ({n})" for name, n, _ in table.rows)]
@@ -151,7 +151,7 @@ def print_effects(tables: Sequence[EffectTable], console: Console) -> None:
     from rich.text import Text
 
     for table in tables:
-        heads, rows = grid(table)
+        heads, rows = _grid(table)
         shown = Table(
             box=None, padding=(0, 1, 0, 0), pad_edge=False, title=Text(f"What it adds: {clean(table.title)}")
         )
@@ -169,9 +169,14 @@ def effects_markdown(tables: Sequence[EffectTable]) -> list[str]:
     """The tables in Markdown."""
     lines: list[str] = []
     for table in tables:
-        heads, rows = grid(table)
+        heads, rows = _grid(table)
         lines += [f"### {markdown(table.title)}", ""]
         lines.append(f"| {' | '.join(markdown(h) for h in heads)} |")
         lines.append(f"| --- |{' ---: |' * (len(heads) - 1)}")
         lines += [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in rows] + [""]
     return [*lines, NOTE, ""] if lines else []
+
+
+def shown(table: EffectTable) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows as text: a metric a line, a factor a column."""
+    return _grid(table)

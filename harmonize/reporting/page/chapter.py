@@ -1,4 +1,4 @@
-"""The sections of one setting: table, trade-offs, curves, attacks, gradients, worst questions."""
+"""The sections of one setting: table, trade-offs, curves, attacks, gradients."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from harmonize.reporting.page import charts, tables
-from harmonize.reporting.page.charts import Line, Who, chart_grid, figure
+from harmonize.reporting.page.charts import Line, chart_grid, figure
 from harmonize.reporting.page.gather import Chapter, Member, matrix, terms
 from harmonize.reporting.page.html import join, tag, words
-from harmonize.reporting.page.worst import Asked, Worst
+from harmonize.reporting.page.svg import Who, swatch
 from harmonize.reporting.radar import AXES, radar_values
 from harmonize.reporting.standing import FRONT_AXES
-from harmonize.reporting.table import COLUMNS, DECIMALS, FRONT, Row, fixed
+from harmonize.reporting.table import COLUMNS, DECIMALS, FRONT, Row
 from harmonize.tracking.results import METRIC_NAMES
 
 MOST_SMALL = 60  # small figures of one kind
-MOST_WORST = 20
+MOST_LISTED = 20  # on the front
 _HEADERS = {column.key: column.header for column in COLUMNS}
 _AT = re.compile(r"(.+)@(\d+(?:\.\d+)?)")
 _ATTACK = re.compile(r"asr_.*|relearn_.*|.*_leak@\d+")
@@ -50,9 +50,7 @@ def legend(chapter: Chapter) -> Markup:
 
 
 def _chip(who: Who) -> Markup:
-    return tag(
-        "button", charts.swatch(who), words(who.label, 60), class_="chip", type="button", data_m=who.key
-    )
+    return tag("button", swatch(who), words(who.label, 60), class_="chip", type="button", data_m=who.key)
 
 
 def trade_offs(chapter: Chapter) -> Markup:
@@ -81,7 +79,7 @@ def _one_by_one(chapter: Chapter) -> Markup | None:
     beside = [(who, radar_values(row)) for who, row in chapter.references if row.label in ("gold", "target")]
     small = [
         figure(
-            tag("span", charts.swatch(m.who), words(m.who.label, 60), class_="named", data_m=m.who.key),
+            tag("span", swatch(m.who), words(m.who.label, 60), class_="named", data_m=m.who.key),
             charts.radar([*beside, (m.who, values)], flat, label=f"Radar of {m.who.label}", small=True),
             kind="small",
         )
@@ -91,8 +89,8 @@ def _one_by_one(chapter: Chapter) -> Markup | None:
     if not small:
         return None
     note = (
-        "Clockwise from the top: forgetting, retain, neighbor, resistance to the worst prefill, utility. Dashed: the target; "
-        f"dotted: gold, where there is one. {_left_out(len(chapter.members), MOST_SMALL)}"
+        "Clockwise from the top: forgetting, retain, neighbor, resistance to the worst prefill, utility. Dashed: the "
+        f"target; dotted: gold, where there is one. {_left_out(len(chapter.members), MOST_SMALL)}"
     )
     return join([tag("h3", "One by one"), tag("p", note, class_="note"), chart_grid(small, "smalls")])
 
@@ -107,7 +105,7 @@ def _front(chapter: Chapter) -> list[Markup]:
     lines = charts.parallel([(m.who, _turned(m.row)) for m in judged], names, label="Pareto front")
     listed = tag(
         "ul",
-        *(tag("li", charts.swatch(m.who), words(m.who.label, 80), data_m=m.who.key) for m in on[:MOST_WORST]),
+        *(tag("li", swatch(m.who), words(m.who.label, 80), data_m=m.who.key) for m in on[:MOST_LISTED]),
         class_="plain",
     )
     off = [m for m in judged if not m.row.front]
@@ -176,17 +174,12 @@ def curves(chapter: Chapter) -> Markup | None:
             arrow = "↑" if METRIC_NAMES[key] else "↓"
             chart = charts.lines(found, label=f"{_HEADERS[key]} on val", x="step", dots=False)
             panels.append(figure(f"{_HEADERS[key]} {arrow}", chart))
-    losses = [
-        figure(tag("span", words(m.who.label, 60), class_="named", data_m=m.who.key),
-               charts.spark(found, label=f"Losses of {m.who.label}"), _term_names(found), "small wide")
-        for m in chapter.members[:MOST_SMALL]
-        if (found := terms(m))
-    ]  # fmt: skip
+    losses = [_losses(member) for member in chapter.members[:MOST_SMALL] if terms(member)]
     if not panels and not losses:
         return None
     parts: list[Markup | None] = []
     if panels:
-        text = "Looks at val; mean over runs, shaded from the lowest to the highest run. No figure here is one of the table."
+        text = "Looks at val: mean over runs, shaded from the lowest to the highest run. None is a figure of the table."
         parts += [tag("p", text, class_="note"), chart_grid(panels)]
     if losses:
         note = (
@@ -194,6 +187,14 @@ def curves(chapter: Chapter) -> Markup | None:
         )
         parts += [tag("h3", "Losses"), tag("p", note, class_="note"), chart_grid(losses, "smalls")]
     return join(parts)
+
+
+def _losses(member: Member) -> Markup:
+    """The loss and its terms of one row."""
+    found = terms(member)
+    name = tag("span", words(member.who.label, 60), class_="named", data_m=member.who.key)
+    chart = charts.spark(found, label=f"Losses of {member.who.label}")
+    return figure(name, chart, _term_names(found), "small wide")
 
 
 def _term_names(found: Sequence[tuple[str, object]]) -> Markup:
@@ -237,8 +238,8 @@ def attacks(chapter: Chapter) -> Markup | None:
             )
             panels.append(figure(_attack_name(base), chart))
     note = (
-        "Share of questions (or tries) that an attack brings the answer out of; darker is worse. The target shows whether "
-        "an attack works at all, gold how often it succeeds by luck."
+        "Share of questions (or tries) that an attack brings the answer out of; darker is worse. The target shows "
+        "whether an attack works at all, gold how often it succeeds by luck."
     )
     parts: list[Markup | None] = [tag("p", note, class_="note"), heated]
     if panels:
@@ -289,89 +290,10 @@ def gradients(chapter: Chapter) -> Markup | None:
     if not panels:
         return None
     note = (
-        "Mean cosine between the gradients of two terms over the logged steps: blue where they agree, red where they are "
-        "in conflict."
+        "Mean cosine between the gradients of two terms over the logged steps: blue where they agree, red where they "
+        "are in conflict."
     )
     return join([tag("p", note, class_="note"), chart_grid(panels, "fits")])
-
-
-def questions(found: Worst, with_text: bool) -> Markup:
-    """The questions that fail most, by role."""
-    told = [f"Samples of {found.read} runs."]
-    if found.lacking:
-        told.append(f"{found.lacking} runs have none (purged, or never written).")
-    if found.beyond:
-        told.append(f"{found.beyond} further runs were not read, for their size.")
-    if found.broken:
-        told.append(f"Lines that are no samples were passed over in {len(found.broken)} file(s).")
-    if not with_text:
-        told.append(
-            "What was asked and said is withheld: it is what was to be forgotten. See it with --samples."
-        )
-    parts = [tag("p", " ".join(told), class_="note")]
-    for role, title in (
-        ("forget", "Forget, still leaking"),
-        *((r, f"{r}, lost") for r in found.asked if r != "forget"),
-    ):
-        rows = [a for a in found.asked.get(role, []) if _is_bad(a)][:MOST_WORST]
-        if rows:
-            total = sum(map(_is_bad, found.asked[role]))
-            first = f", the first {len(rows)} are shown" if total > len(rows) else ""
-            told_of = f"{total} of {len(found.asked[role])} questions{first}"
-            head = tag("summary", f"{title[0].upper()}{title[1:]}: {told_of}")
-            table = _forget_table(rows, with_text) if role == "forget" else _other_table(rows, with_text)
-            parts.append(tag("details", head, table, open="" if role == "forget" else None))
-        elif role in found.asked:
-            parts.append(tag("p", f"{role}: none failed."))
-    return join(parts)
-
-
-def _is_bad(asked: Asked) -> bool:
-    return (
-        asked.leaked > 0 if asked.role == "forget" else (asked.accuracy or 0.0) < 1 and asked.plain_runs > 0
-    )
-
-
-def _forget_table(rows: Sequence[Asked], with_text: bool) -> Markup:
-    heads = [("question", False), ("used in unlearning", False), ("leaks in", True), ("answered plainly", True),
-             ("attacks that reach it most", False), *([("as it was said", False)] if with_text else [])]  # fmt: skip
-    body = []
-    for a in rows:
-        by = ", ".join(f"{name} ({n})" for name, n in a.attacks.most_common(3))
-        share = a.leaked / max(1, a.runs)
-        plainly = ("–", None) if a.accuracy is None else (fixed(a.accuracy), f"{a.accuracy:.4f}")
-        body.append([words(a.example, 60), "yes" if a.trained else "held out",
-                     (f"{a.leaked} of {a.runs} runs", f"{share:.4f}"), plainly, words(by, 120),
-                     *([_said(a)] if with_text else [])])  # fmt: skip
-    return tables.plain(heads, body)
-
-
-def _other_table(rows: Sequence[Asked], with_text: bool) -> Markup:
-    heads = [("question", False), ("accuracy", True), ("refused", True), ("runs", True),
-             *([("as it was said", False)] if with_text else [])]  # fmt: skip
-    body = [
-        [words(a.example, 60), (fixed(a.accuracy or 0.0), f"{a.accuracy or 0.0:.4f}"),
-         (fixed(a.refusals), f"{a.refusals:.4f}"), str(a.runs), *([_said(a)] if with_text else [])]
-        for a in rows
-    ]  # fmt: skip
-    return tables.plain(heads, body)
-
-
-def _said(asked: Asked) -> Markup:
-    """One failure as it was said; every text is escaped."""
-    if not asked.by:
-        return tag("span", "–")
-    lines = [
-        ("Q", asked.question),
-        ("opened with", asked.prefill),
-        ("true", asked.reference),
-        (asked.by, asked.output),
-    ]
-    return tag(
-        "dl",
-        *(join([tag("dt", words(k, 60)), tag("dd", words(v, 400), dir="auto")]) for k, v in lines if v),
-        class_="said",
-    )
 
 
 def _left_out(n: int, most: int) -> str:

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from harmonize.reporting.escape import clean
-from harmonize.reporting.page.html import join, number, tag
+from harmonize.reporting.page.html import join, tag
+from harmonize.reporting.page.svg import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Point,
+    Scale,
+    Who,
+    bottom,
+    drawing,
+    frame,
+    grid_lines,
+    mark,
+    path,
+    rank,
+    shape,
+    short,
+    three,
+    ticks,
+)  # fmt: skip
 
-WIDTH, HEIGHT = 360, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 14, 12, 38
-SLOTS = 8  # colours that can be told apart
 _LETTER = 5.7  # pixels, of a label
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Who:
-    """What a mark stands for.
-
-    Attributes:
-        key: The same in all figures of a page, so that they can be highlighted together.
-        label: Its name.
-        look: Class of its colour: `s0` to `s7`, `sx` for one among many, or a reference's name.
-    """
-
-    key: str
-    label: str
-    look: str
-
-    @property
-    def is_quiet(self) -> bool:
-        """One among many, drawn grey."""
-        return self.look == "sx"
 
 
 @dataclass(frozen=True)
@@ -45,42 +43,6 @@ class Line:
     who: Who
     points: Sequence[Point]
     band: Sequence[tuple[float, float]] = ()
-
-
-@dataclass(frozen=True)
-class Scale:
-    """From values to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = self.high - self.low or 1.0
-        share = min(max((value - self.low) / span, -0.02), 1.02)
-        return self.start + (self.end - self.start) * share
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values from low to high, at most so many."""
-    span = high - low
-    if not math.isfinite(span) or span <= 0:
-        return [low]
-    rough = span / max(1, most - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def short(value: float) -> str:
-    """A tick's label."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 10_000 or abs(value) < 0.001:
-        return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
-    return f"{value:.6g}"
 
 
 def lines(
@@ -106,24 +68,24 @@ def lines(
     ]
     low, high = y_range if y_range is not None else _padded(values)
     at = {p: float(i) for i, p in enumerate(places)} if even else {p: p for p in places}
-    across = Scale(at[places[0]], at[places[-1]], _LEFT, WIDTH - _RIGHT)
-    up = Scale(low, high, HEIGHT - _BOTTOM, _TOP)
+    across = Scale(at[places[0]], at[places[-1]], LEFT, WIDTH - RIGHT)
+    up = Scale(low, high, HEIGHT - BOTTOM, TOP)
     marks = []
     for line in _in_order(found):
         where = [(across(at[px]), up(py)) for px, py in line.points]
         if line.band and not line.who.is_quiet:
             upper = [(x0, up(b[1])) for (x0, _), b in zip(where, line.band, strict=True)]
             lower = [(x0, up(b[0])) for (x0, _), b in zip(where, line.band, strict=True)]
-            marks.append(_mark("polygon", line.who, "band", points=_points([*upper, *reversed(lower)])))
-        marks.append(_mark("polyline", line.who, "line", title=line.who.label, points=_points(where)))
+            marks.append(mark("polygon", line.who, "band", points=path([*upper, *reversed(lower)])))
+        marks.append(mark("polyline", line.who, "line", title=line.who.label, points=path(where)))
         if dots or len(where) == 1:
-            marks += [_shape(line.who, px, py, 3.0) for px, py in where]
+            marks += [shape(line.who, px, py, 3.0) for px, py in where]
     if even or len(places) <= 6:
         shown = places if len(places) <= 8 else places[:: math.ceil(len(places) / 8)]
         named = [(across(at[p]), short(p)) for p in shown]
     else:
         named = [(across(t), short(t)) for t in ticks(places[0], places[-1])]
-    return _frame(label, [*_grid(up, low, high), *_bottom(named, x), *marks])
+    return frame(label, [*grid_lines(up, low, high), *bottom(named, x), *marks])
 
 
 def scatter(
@@ -147,37 +109,35 @@ def scatter(
     """
     left, right = _shares([a for _, (a, _), _ in points])
     low, high = _shares([b for _, (_, b), _ in points])
-    across = Scale(left, right, _LEFT + 16, WIDTH - _RIGHT)
-    up = Scale(low, high, HEIGHT - _BOTTOM, _TOP)
+    across = Scale(left, right, LEFT + 16, WIDTH - RIGHT)
+    up = Scale(low, high, HEIGHT - BOTTOM, TOP)
     own = [p for who, p, _ in points if who.look.startswith("s")]
     border = _border(own, better)
     marks: list[Markup] = []
     if len(border) > 1:
-        marks.append(
-            tag("polyline", class_="border", points=_points([(across(a), up(b)) for a, b in border]))
-        )
+        marks.append(tag("polyline", class_="border", points=path([(across(a), up(b)) for a, b in border])))
     placed: list[tuple[float, float, float, float]] = []
     named: list[Markup] = []
-    for who, (a, b), single in sorted(points, key=lambda p: _rank(p[0])):
+    for who, (a, b), single in sorted(points, key=lambda p: rank(p[0])):
         if len(single) > 1 and not who.is_quiet:
-            marks += [_mark("circle", who, "dot", cx=across(u), cy=up(v), r=1.8) for u, v in single]
-        marks.append(_shape(who, across(a), up(b), 4.6, f"{who.label}: {x} {a:.3f}, {y} {b:.3f}"))
+            marks += [mark("circle", who, "dot", cx=across(u), cy=up(v), r=1.8) for u, v in single]
+        marks.append(shape(who, across(a), up(b), 4.6, f"{who.label}: {x} {a:.3f}, {y} {b:.3f}"))
         if not who.is_quiet:
             placed.append((across(a) - 4, up(b) - 4, across(a) + 4, up(b) + 4))
     for who, (a, b), _ in points if labelled else ():
         if not who.is_quiet and (text := _beside(who, across(a), up(b), placed)) is not None:
             named.append(text)
     corner = f"better {'↖' if better == (-1, 1) else '↗' if better == (1, 1) else '↙'}"
-    note_x, anchor = (_LEFT + 20, "start") if better[0] < 0 else (WIDTH - _RIGHT - 4, "end")
-    note = tag("text", corner, class_="corner", x=note_x, y=HEIGHT - _BOTTOM - 8, text_anchor=anchor)
+    note_x, anchor = (LEFT + 20, "start") if better[0] < 0 else (WIDTH - RIGHT - 4, "end")
+    note = tag("text", corner, class_="corner", x=note_x, y=HEIGHT - BOTTOM - 8, text_anchor=anchor)
     wide = [(across(t), short(t)) for t in ticks(left, right, 6)]
-    return _frame(label, [*_grid(up, low, high, y), *_bottom(wide, x), note, *marks, *named])
+    return frame(label, [*grid_lines(up, low, high, y), *bottom(wide, x), note, *marks, *named])
 
 
 def radar(
     shapes: Sequence[tuple[Who, Sequence[float]]], names: Sequence[str], *, label: str, small: bool = False
 ) -> Markup:
-    """Closed polygons, outward is better; small ones carry no names. A figure that is missing leaves its corner open."""
+    """Closed polygons, outward is better; small ones carry no names. Where a figure is missing the line stays open."""
     size = 150 if small else HEIGHT + 20
     width = 150 if small else WIDTH
     cx, cy, radius = width / 2, size / 2 + (0 if small else 4), size / 2 - (12 if small else 44)
@@ -188,23 +148,23 @@ def radar(
         return cx + share * math.cos(turn[i]), cy + share * math.sin(turn[i])
 
     parts = [
-        tag("polygon", class_="grid", points=_points([at(i, ring) for i in range(len(names))]))
+        tag("polygon", class_="grid", points=path([at(i, ring) for i in range(len(names))]))
         for ring in ((0.5, 1.0) if small else (0.25, 0.5, 0.75, 1.0))
     ]
     parts += [
         tag("line", class_="grid", x1=cx, y1=cy, x2=at(i, 1)[0], y2=at(i, 1)[1]) for i in range(len(names))
     ]
-    for who, values in sorted(shapes, key=lambda s: _rank(s[0])):
+    for who, values in sorted(shapes, key=lambda s: rank(s[0])):
         told = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True) if math.isfinite(v))
         where = [at(i, v) for i, v in enumerate(values) if math.isfinite(v)]
         whole = len(where) == len(names)
         parts.append(
-            _mark(
+            mark(
                 "polygon" if whole else "polyline",
                 who,
                 "area" if whole and (small or len(shapes) <= 4) and who.look.startswith("s") else "line",
                 title=f"{who.label}: {told}",
-                points=_points(where),
+                points=path(where),
             )
         )
     if not small:
@@ -219,29 +179,29 @@ def radar(
             tag("text", ring, class_="tick", x=cx + 3, y=cy - radius * float(ring) + 9)
             for ring in ("0.5", "1")
         ]
-    return _svg(label, parts, width, size)
+    return drawing(label, parts, width, size)
 
 
 def parallel(rows: Sequence[tuple[Who, Sequence[float]]], names: Sequence[str], *, label: str) -> Markup:
     """One vertical axis for each name, from 0 to 1, up is better; a row is a line across all of them."""
     gap = (WIDTH - 2 * 40) / max(1, len(names) - 1)
-    up = Scale(0, 1, HEIGHT - _BOTTOM, _TOP)
+    up = Scale(0, 1, HEIGHT - BOTTOM, TOP)
     across = [40 + gap * i for i in range(len(names))]
     parts: list[Markup] = []
     for x0, name in zip(across, names, strict=True):
         parts.append(tag("line", class_="axis", x1=x0, y1=up(0), x2=x0, y2=up(1)))
         for row, text in enumerate(name.split("\n")):
-            parts.append(tag("text", text, x=x0, y=HEIGHT - _BOTTOM + 16 + 13 * row, text_anchor="middle"))
+            parts.append(tag("text", text, x=x0, y=HEIGHT - BOTTOM + 16 + 13 * row, text_anchor="middle"))
     for t in (0.0, 0.5, 1.0):
         parts.append(tag("line", class_="grid", x1=across[0], y1=up(t), x2=across[-1], y2=up(t)))
         parts.append(tag("text", short(t), class_="tick", x=across[0] - 8, y=up(t) + 4, text_anchor="end"))
-    for who, values in sorted(rows, key=lambda r: _rank(r[0])):
+    for who, values in sorted(rows, key=lambda r: rank(r[0])):
         where = [(x0, up(v)) for x0, v in zip(across, values, strict=True)]
         told = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True)).replace("\n", " ")
-        parts.append(_mark("polyline", who, "line", title=f"{who.label}: {told}", points=_points(where)))
+        parts.append(mark("polyline", who, "line", title=f"{who.label}: {told}", points=path(where)))
         if not who.is_quiet:
-            parts += [_shape(who, px, py, 3.4) for px, py in where]
-    return _frame(label, parts)
+            parts += [shape(who, px, py, 3.4) for px, py in where]
+    return frame(label, parts)
 
 
 def spark(found: Sequence[tuple[str, Sequence[Point]]], *, label: str) -> Markup:
@@ -257,7 +217,7 @@ def spark(found: Sequence[tuple[str, Sequence[Point]]], *, label: str) -> Markup
         for v in (min(values), max(values))
     ]
     for i, (name, points) in enumerate(found):
-        where = _points([(across(s), up(v)) for s, v in points])
+        where = path([(across(s), up(v)) for s, v in points])
         parts.append(
             tag("polyline", tag("title", clean(name, 80)), class_=f"line t{min(i, 4)}", points=where)
         )
@@ -266,82 +226,7 @@ def spark(found: Sequence[tuple[str, Sequence[Point]]], *, label: str) -> Markup
         for v in dict.fromkeys((min(values), max(values)))
     ]
     parts.append(tag("text", short(max(steps)), class_="tick", x=width - 6, y=height - 3, text_anchor="end"))
-    return _svg(label, parts, width, height)
-
-
-def three(value: float) -> str:
-    """A figure of any size in few letters."""
-    return (
-        f"{value:.2f}"
-        if 0.01 <= abs(value) < 1000 or value == 0
-        else f"{value:.1e}".replace("e+0", "e").replace("e-0", "e-")
-    )
-
-
-def swatch(who: Who) -> Markup:
-    """What a legend shows before a name."""
-    parts = [_mark("line", who, "line", x1=1, y1=7, x2=25, y2=7), _shape(who, 13, 7, 3.6)]
-    return tag("svg", *parts, class_="swatch", viewBox="0 0 26 14", width=26, height=14, aria_hidden="true")
-
-
-def _svg(label: str, parts: Iterable[object], width: float, height: float) -> Markup:
-    return tag(
-        "svg",
-        tag("title", clean(label, 200)),
-        *parts,
-        viewBox=f"0 0 {number(width)} {number(height)}",
-        role="img",
-        class_="chart" if width >= WIDTH else "chart small",
-    )
-
-
-def _frame(label: str, parts: Iterable[object]) -> Markup:
-    return _svg(label, parts, WIDTH, HEIGHT)
-
-
-def _grid(up: Scale, low: float, high: float, title: str = "") -> list[Markup]:
-    parts = []
-    left = _LEFT + (16 if title else 0)
-    for t in ticks(low, high):
-        parts.append(tag("line", class_="grid", x1=left, y1=up(t), x2=WIDTH - _RIGHT, y2=up(t)))
-        parts.append(tag("text", short(t), class_="tick", x=left - 7, y=up(t) + 4, text_anchor="end"))
-    if title:
-        middle = (_TOP + HEIGHT - _BOTTOM) / 2
-        turned = f"rotate(-90 12 {number(middle)})"
-        parts.append(tag("text", title, x=12, y=middle, text_anchor="middle", transform=turned))
-    return parts
-
-
-def _bottom(named: Sequence[tuple[float, str]], title: str) -> list[Markup]:
-    parts = [
-        tag("text", text, class_="tick", x=px, y=HEIGHT - _BOTTOM + 15, text_anchor="middle")
-        for px, text in named
-    ]
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    return [*parts, tag("text", title, x=middle, y=HEIGHT - 6, text_anchor="middle")]
-
-
-def _mark(name: str, who: Who, kind: str, title: str | None = None, **attributes: object) -> Markup:
-    told = None if title is None else tag("title", clean(title, 200))
-    return tag(name, told, class_=f"{kind} {who.look}", data_m=who.key, **attributes)
-
-
-def _shape(who: Who, x: float, y: float, r: float, title: str | None = None) -> Markup:
-    """A marker whose form follows the colour, so that colour alone says nothing."""
-    slot = int(who.look[1:]) if who.look[1:].isdigit() else -1
-    if slot <= 0:
-        return _mark("circle", who, "mark", title, cx=x, cy=y, r=r if slot == 0 else r * 0.85)
-    corners = {
-        1: [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-        2: [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
-        3: [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
-        4: [(0, 1.2), (1.1, -0.8), (-1.1, -0.8)],
-        5: [(-0.45, -1.2), (0.45, -1.2), (0.45, -0.45), (1.2, -0.45), (1.2, 0.45), (0.45, 0.45),
-            (0.45, 1.2), (-0.45, 1.2), (-0.45, 0.45), (-1.2, 0.45), (-1.2, -0.45), (-0.45, -0.45)],
-        6: [(-0.6, -1.1), (0.6, -1.1), (1.2, 0), (0.6, 1.1), (-0.6, 1.1), (-1.2, 0)],
-        7: [(-1.2, -0.7), (1.2, -0.7), (1.2, 0.7), (-1.2, 0.7)],
-    }[slot]  # fmt: skip
-    return _mark("polygon", who, "mark", title, points=_points([(x + r * u, y + r * v) for u, v in corners]))
+    return drawing(label, parts, width, height)
 
 
 def _beside(who: Who, x: float, y: float, taken: list[tuple[float, float, float, float]]) -> Markup | None:
@@ -353,7 +238,7 @@ def _beside(who: Who, x: float, y: float, taken: list[tuple[float, float, float,
     for px, py, anchor in places:
         left = px if anchor == "start" else px - wide
         box = (left, py - 9, left + wide, py + 3)
-        inside = box[0] >= _LEFT + 16 and box[2] <= WIDTH - 2 and box[1] >= 2 and box[3] <= HEIGHT - _BOTTOM
+        inside = box[0] >= LEFT + 16 and box[2] <= WIDTH - 2 and box[1] >= 2 and box[3] <= HEIGHT - BOTTOM
         if inside and not any(_overlap(box, other) for other in taken):
             taken.append(box)
             return tag(
@@ -385,13 +270,7 @@ def _border(points: Sequence[Point], better: tuple[int, int]) -> list[Point]:
 
 
 def _in_order(found: Sequence[Line]) -> list[Line]:
-    return sorted(found, key=lambda line: _rank(line.who))
-
-
-def _rank(who: Who) -> tuple[int, int]:
-    """What is drawn first: one among many, references, then those with a colour, the first on top."""
-    slot = int(who.look[1:]) if who.look[1:].isdigit() else 0
-    return (0 if who.is_quiet else 2 if who.look.startswith("s") else 1), -slot
+    return sorted(found, key=lambda line: rank(line.who))
 
 
 def _shares(values: Sequence[float]) -> tuple[float, float]:
@@ -405,10 +284,6 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = (high - low) * 0.06 or abs(high) * 0.1 or 0.5
     return low - room, high + room
-
-
-def _points(where: Iterable[Point]) -> str:
-    return " ".join(f"{number(x)},{number(y)}" for x, y in where)
 
 
 def chart_grid(figures: Sequence[Markup], kind: str = "") -> Markup:

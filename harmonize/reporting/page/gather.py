@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harmonize.reporting.page.charts import SLOTS, Point, Who
+from harmonize.reporting.page.svg import SLOTS, Point, Who
 from harmonize.reporting.standing import SHIFT
 from harmonize.reporting.study import Group, Study, StudyRun
 from harmonize.reporting.table import Row, Table, build_tables
@@ -48,12 +48,13 @@ class Member:
 
 @dataclass
 class Chapter:
-    """One setting (data set, model): its table, and what is drawn of it."""
+    """One setting (data set, model): its table, and what is drawn of it. common: What all rows' names begin with."""
 
     key: str
     table: Table
     references: list[tuple[Who, Row]]
     members: list[Member]
+    common: str = ""
 
     @property
     def loud(self) -> list[Member]:
@@ -84,26 +85,39 @@ def gather(study: Study) -> Gathered:
     """Reads what the runs logged. Runs without metrics.csv have their looks at val from results.json."""
     diagnosed = [d for run in study.runs for d in _diagnoses(run)]
     groups = [g for g in study.groups if any(r.results.command != DIAGNOSE for r in g.runs)]
-    shown = Study(study.path, groups, study.problems, study.notes)
+    shown = Study(study.path, groups)
     chapters = [_chapter(i, table, shown) for i, table in enumerate(build_tables(shown))]
     for chapter in chapters:
         for member in chapter.members:
             _read(member)
-    return Gathered(shown, chapters, diagnosed)
+    return Gathered(study, chapters, diagnosed)
 
 
 def _chapter(number: int, table: Table, study: Study) -> Chapter:
     groups = [group for group in study.groups if group.setting == table.setting]
     rows = [row for row in table.rows if not row.is_reference]
     looks = _looks(rows)
+    common = _common([row.label for row in rows])
     members = [
-        Member(Who(f"{number}-{i}", row.label, looks[i]), row, group)
+        Member(Who(f"{number}-{i}", row.label.removeprefix(common), looks[i]), row, group)
         for i, (row, group) in enumerate(zip(rows, groups, strict=True))
     ]
     references = [
         (Who(f"{number}-{row.label}", row.label, row.label), row) for row in table.rows if row.is_reference
     ]
-    return Chapter(str(number), table, references, members)
+    return Chapter(str(number), table, references, members, common.strip())
+
+
+def _common(labels: Sequence[str]) -> str:
+    """The whole words that all labels begin with, where each goes on after them."""
+    if len(labels) < 2:
+        return ""
+    shared = []
+    for same in zip(*(label.split(" ")[:-1] for label in labels), strict=False):
+        if len(set(same)) > 1:
+            break
+        shared.append(same[0])
+    return "".join(f"{word} " for word in shared)
 
 
 def _looks(rows: Sequence[Row]) -> list[str]:

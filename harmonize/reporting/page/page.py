@@ -9,22 +9,23 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-from harmonize.reporting.effects import NOTE, EffectTable
-from harmonize.reporting.effects import grid as effect_grid
+from harmonize.reporting.effects import NOTE, EffectTable, shown
 from harmonize.reporting.page import chapter as parts
 from harmonize.reporting.page import tables
 from harmonize.reporting.page.gather import Chapter, Diagnosed, Gathered
 from harmonize.reporting.page.html import join, tag, words
+from harmonize.reporting.page.questions import questions
 from harmonize.reporting.page.runs import what_was_run
 from harmonize.reporting.page.worst import Worst
-from harmonize.reporting.table import COLUMNS, DECIMALS, fixed
+from harmonize.reporting.table import DECIMALS, fixed
 
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _LACKING = {
     "curves": "No run logged anything over training (metrics.csv is missing; logger=csv writes it).",
     "attacks": "No attack was measured.",
     "gradients": (
-        "No run logged how its terms' gradients agree. trainer.cosines_every_n_steps=20 does; harmonize diagnose measures "
-        "it before training, and what it finds in this folder is shown here."
+        "No run logged how its terms' gradients agree. trainer.cosines_every_n_steps=20 does; harmonize diagnose "
+        "measures it before training, and what it finds in this folder is shown here."
     ),
 }
 _HEADLINES = ("asr_worst", "forget_heldout_accuracy", "neighbor_accuracy", "utility_accuracy")
@@ -63,7 +64,7 @@ def build_page(
         tag("footer", "Written by harmonize report. Nothing on this page is loaded from elsewhere."),
     ]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = f"{_POLICY}; script-src 'sha256-{digest}'"
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
@@ -90,33 +91,40 @@ def _asset(name: str) -> str:
 
 def _lead(found: Gathered) -> Markup:
     """What stands first: how much was run, who is on the front, who is best where."""
-    study = found.study
-    rows = len(study.groups)
-    seeds = len({run.seeds for run in study.runs})
-    left = f"; {len(study.problems)} left out, named below" if study.problems else ""
-    tiles = [("runs", str(len(study.runs))), ("rows", str(rows)), ("seeds", str(seeds))]
-    shown = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in tiles), class_="tiles")
+    study, members = found.study, [m for chapter in found.chapters for m in chapter.members]
+    runs = [run for m in members for run in m.group.runs]
+    tiles = {"runs": len(runs), "rows": len(members), "seeds": len({run.seeds for run in runs})}
+    tiles |= {"diagnoses": len(found.diagnosed), "left out": len(study.problems)}
+    shown = tag(
+        "dl", *(tag("div", tag("dt", k), tag("dd", n)) for k, n in tiles.items() if n), class_="tiles"
+    )
     said = [
         tag("p", tag("b", words(chapter.table.title)), ": ", _best(chapter))
         for chapter in found.chapters
         if chapter.members
     ]
-    told = tag(
-        "p", f"A row is a method and what was varied of it; seeds are averaged over{left}.", class_="note"
-    )
-    return join([shown, *said, told])
+    note = "A row is a method and what was varied of it; seeds are averaged over. What was left out stands at the end."
+    return join([shown, *said, tag("p", note, class_="note") if members else None])
 
 
 def _best(chapter: Chapter) -> Markup:
     on = [m for m in chapter.members if m.row.front]
     said: list[Markup] = []
-    if on and len(chapter.members) > 1:
+    if len(chapter.members) == 1:
+        row = chapter.members[0].row
+        told = [
+            f"{c.header} {fixed(cell.mean)}"
+            for c in chapter.table.columns
+            if c.key in _HEADLINES and (cell := row.cells.get(c.key))
+        ]
+        return join([words(row.label, 60), " ", ", ".join(told)])
+    if on:
         names = join(
             [join([words(m.who.label, 40), ", " if i < len(on) - 1 else ""]) for i, m in enumerate(on)]
         )
         said.append(join(["on the Pareto front: ", names, ". "]))
-    for column in COLUMNS:
-        if column.key not in _HEADLINES or len(chapter.members) < 2:
+    for column in chapter.table.columns:
+        if column.key not in _HEADLINES:
             continue
         best = [m for m in chapter.members if chapter.table.is_best(m.row, column)]
         cell = best[0].row.cells[column.key] if best else None
@@ -125,19 +133,21 @@ def _best(chapter: Chapter) -> Markup:
         who = words(best[0].who.label, 40) if len(best) == 1 else f"{len(best)} rows"
         word = "Highest" if column.up else "Lowest"
         said.append(join([f"{word} {column.header}: {fixed(round(cell.mean, DECIMALS))} (", who, "). "]))
-    return join(said) if said else join(["one row."])
+    return join(said)
 
 
 def _chapter(chapter: Chapter, worst: Worst, named: bool, with_text: bool) -> Markup:
     k = chapter.key
-    notes = tag("ul", *(tag("li", words(note, None)) for note in chapter.table.footnotes), class_="note")
+    said = [f"All rows begin with: {chapter.common}."] if chapter.common else []
+    said += chapter.table.footnotes
+    notes = tag("ul", *(tag("li", words(note, None)) for note in said), class_="note")
     sections = [
         _section(f"table-{k}", "Table", join([tables.five_axes(chapter), notes])),
         _section(f"trade-{k}", "Trade-offs", parts.trade_offs(chapter)),
         _section(f"curves-{k}", "Over training", parts.curves(chapter) or _lacking("curves")),
         _section(f"attacks-{k}", "Attacks", parts.attacks(chapter) or _lacking("attacks")),
         _section(f"gradients-{k}", "Gradient conflict", parts.gradients(chapter) or _lacking("gradients")),
-        _section(f"worst-{k}", "Worst questions", parts.questions(worst, with_text)),
+        _section(f"worst-{k}", "Worst questions", questions(worst, with_text)),
     ]
     title = tag("h2", words(chapter.table.title), class_="setting") if named else None
     return tag("article", title, parts.legend(chapter), *sections)
@@ -173,10 +183,10 @@ def _added(effects: Sequence[EffectTable], claims: Sequence[str]) -> Markup | No
     """What each factor of the experiment adds, and what its claims come to."""
     inside = [tag("ul", *(tag("li", words(claim, 400)) for claim in claims)) if claims else None]
     for table in effects:
-        heads, rows = effect_grid(table)
+        heads, rows = shown(table)
         cells = [[words(row[0]), *row[1:]] for row in rows]
-        shown = tables.plain([(head, i > 0) for i, head in enumerate(heads)], cells)
-        inside += [tag("h3", words(table.title)), shown]
+        drawn = tables.plain([(head, i > 0) for i, head in enumerate(heads)], cells)
+        inside += [tag("h3", words(table.title)), drawn]
     if effects:
         inside.append(tag("p", NOTE, class_="note"))
     return _section("added", "Factors and claims", join(inside)) if effects or claims else None

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from harmonize.reporting.page.charts import Who, swatch
 from harmonize.reporting.page.gather import Chapter
 from harmonize.reporting.page.html import tag, words
-from harmonize.reporting.table import COLUMNS, FRONT, GAP, MEMORY, NOISE, TIME, Cell, Column, Row, fixed
+from harmonize.reporting.page.svg import Who, swatch
+from harmonize.reporting.table import FRONT, GAP, MEMORY, NOISE, TIME, Cell, Column, Row, fixed
 
 
 def five_axes(chapter: Chapter) -> Markup:
     """The study's table: references first, the best of a column bold, marks as in the terminal."""
-    shown = [c for c in COLUMNS if any(row.cells.get(c.key) for row in chapter.table.rows)]
+    shown = [c for c in chapter.table.columns if any(row.cells.get(c.key) for row in chapter.table.rows)]
     head = [_th(""), _th("prefill"), _th("n", True), *(_th(f"{c.header} {c.arrow}", True) for c in shown)]
     body = []
     for who, row in chapter.references:
