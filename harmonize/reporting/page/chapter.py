@@ -253,11 +253,11 @@ def _kind(name: str) -> str:
     return name.replace("heldout_", "").replace("_heldout", "")
 
 
-def _means(row: Row) -> dict[str, float | None]:
-    return {name: None if cell is None else cell.mean for name, cell in (row.cells | row.extra).items()}
+def _means(row: Row) -> dict[str, float]:
+    return {name: cell.mean for name, cell in (row.cells | row.extra).items() if cell is not None}
 
 
-def _at(figures: dict[str, float | None], base: str, place: float) -> float | None:
+def _at(figures: dict[str, float], base: str, place: float) -> float | None:
     return next(
         (v for n, v in figures.items() if (m := _AT.fullmatch(n)) and m[1] == base and float(m[2]) == place),
         None,

@@ -112,10 +112,10 @@ def scatter(
     across = Scale(left, right, LEFT + 16, WIDTH - RIGHT)
     up = Scale(low, high, HEIGHT - BOTTOM, TOP)
     own = [p for who, p, _ in points if who.look.startswith("s")]
-    border = _border(own, better)
+    corners = border(own, better)
     marks: list[Markup] = []
-    if len(border) > 1:
-        marks.append(tag("polyline", class_="border", points=path([(across(a), up(b)) for a, b in border])))
+    if len(corners) > 1:
+        marks.append(tag("polyline", class_="border", points=path([(across(a), up(b)) for a, b in corners])))
     placed: list[tuple[float, float, float, float]] = []
     named: list[Markup] = []
     for who, (a, b), single in sorted(points, key=lambda p: rank(p[0])):
@@ -251,7 +251,7 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _border(points: Sequence[Point], better: tuple[int, int]) -> list[Point]:
+def border(points: Sequence[Point], better: tuple[int, int]) -> list[Point]:
     """Corners of the staircase through the points that no other beats in both figures."""
     best = [
         p

@@ -16,13 +16,13 @@ MOST_WORST = 20
 
 def questions(found: Worst, with_text: bool) -> Markup:
     """The questions that fail most, by role."""
-    told = [f"Samples of {found.read} runs."]
+    told = [f"Samples of runs: {found.read}."]
     if found.lacking:
-        told.append(f"{found.lacking} runs have none (purged, or never written).")
+        told.append(f"Runs without (purged, or never written): {found.lacking}.")
     if found.beyond:
-        told.append(f"{found.beyond} further runs were not read, for their size.")
+        told.append(f"Runs whose samples were not read, for their size: {found.beyond}.")
     if found.broken:
-        told.append(f"Lines that are no samples were passed over in {len(found.broken)} file(s).")
+        told.append(f"Files with lines that are no samples, which were passed over: {len(found.broken)}.")
     if not with_text:
         told.append(
             "What was asked and said is withheld: it is what was to be forgotten. See it with --samples."

@@ -56,9 +56,7 @@ def name_cell(who: Who, mark: str = "") -> Markup:
     return tag("th", tag("span", swatch(who), words(who.label, 90), mark, class_="named"), scope="row")
 
 
-def heat(
-    rows: Sequence[tuple[Who, Mapping[str, float | None]]], columns: Sequence[tuple[str, str]]
-) -> Markup:
+def heat(rows: Sequence[tuple[Who, Mapping[str, float]]], columns: Sequence[tuple[str, str]]) -> Markup:
     """Shares from 0 (nothing) to 1 (all) as colours with the figure written in; (key, header) for each column."""
     head = [_th(""), *(_th(name, True) for _, name in columns)]
     body = []
