@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from harmonize.reporting.study import Study
 
 PAGE = "report.html"
+PAGE_WITH_SAMPLES = "report_samples.html"  # `harmonize purge` removes it
 
 
 def run(argv: list[str]) -> int:
@@ -33,7 +34,11 @@ def run(argv: list[str]) -> int:
         "study", nargs="?", help="a study's folder, or its name below --runs (default: the latest)"
     )
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
-    parser.add_argument("--out", type=Path, help=f"FILE.html (default: <study>/report/{PAGE})")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"FILE.html (default: <study>/report/{PAGE}; {PAGE_WITH_SAMPLES} with --samples)",
+    )
     parser.add_argument(
         "--samples",
         action="store_true",
@@ -54,7 +59,7 @@ def run(argv: list[str]) -> int:
     experiment = _experiment(given.experiment, folder)
     study = load_study(folder, order=[str(m) for m in (experiment.get("sweep") or {}).get("method", [])])
     _say_problems(study)
-    out = given.out or folder / "report" / PAGE
+    out = given.out or folder / "report" / (PAGE_WITH_SAMPLES if given.samples else PAGE)
     path = write_page(study, out, with_text=given.samples, experiment=experiment)
     sensitive = " (sensitive: what was to be forgotten stands in it)" if given.samples else ""
     print(f"Wrote {path}{sensitive}")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from markupsafe import Markup
 
+from harmonize.commands import purge
 from harmonize.commands.report import run
 from harmonize.errors import RunError
 from harmonize.reporting.page.charts import Line, border, lines, radar, scatter
@@ -126,7 +127,8 @@ class Structure(HTMLParser):
 
 def page(study: Path, *options: str) -> tuple[str, Structure]:
     assert run([str(study), *options]) == 0
-    text = (study / "report" / "report.html").read_text(encoding="utf-8")
+    name = "report_samples.html" if "--samples" in options else "report.html"
+    text = (study / "report" / name).read_text(encoding="utf-8")
     return text, Structure(text)
 
 
@@ -141,7 +143,10 @@ def test_text_is_withheld_unless_asked_for(study: Path, capsys: pytest.CaptureFi
     assert SECRET in found.text
     assert "withheld" not in text
     assert "sensitive" in capsys.readouterr().out
-    assert (study / "report" / "report.html").stat().st_mode & 0o777 == 0o600
+    pages = [study / "report" / name for name in ("report.html", "report_samples.html")]
+    assert [place.stat().st_mode & 0o777 for place in pages] == [0o600, 0o600]
+    assert purge.run([str(study), "--yes"]) == 0
+    assert [place.exists() for place in pages] == [True, False]
 
 
 def test_no_text_becomes_markup_and_nothing_is_loaded(study: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.evaluation.records import NO_ATTACK
-from harmonize.reporting.study import Group
+from harmonize.reporting.study import Group, StudyRun
 from harmonize.tracking.results import SAMPLES
 
 BUDGET_BYTES = 250 * 2**20  # of samples: about four seconds
@@ -85,7 +85,9 @@ def worst(groups: Sequence[Group], with_text: bool, budget: int = BUDGET_BYTES) 
     found: dict[tuple[str, str], Asked] = {}
     result = Worst({})
     used = 0
-    for label, path in _in_turn(groups):
+    worlds = {run.seeds[1] for group in groups for run in group.runs}
+    for label, run in _in_turn(groups):
+        path = run.path / SAMPLES
         if not path.is_file():
             result.lacking += 1
             continue
@@ -95,7 +97,8 @@ def worst(groups: Sequence[Group], with_text: bool, budget: int = BUDGET_BYTES) 
             continue
         used += size
         result.read += 1
-        _one(label, path, found, with_text, result)
+        world = f" (world {run.seeds[1]})" if len(worlds) > 1 else ""
+        _one(label, world, path, found, with_text, result)
     for asked in found.values():
         result.asked.setdefault(asked.role, []).append(asked)
     for role, rows in result.asked.items():
@@ -103,11 +106,11 @@ def worst(groups: Sequence[Group], with_text: bool, budget: int = BUDGET_BYTES) 
     return result
 
 
-def _in_turn(groups: Sequence[Group]) -> Iterator[tuple[str, Path]]:
+def _in_turn(groups: Sequence[Group]) -> Iterator[tuple[str, StudyRun]]:
     for i in range(max((len(g.runs) for g in groups), default=0)):
         for group in groups:
             if i < len(group.runs):
-                yield group.label, group.runs[i].path / SAMPLES
+                yield group.label, group.runs[i]
 
 
 def _forget_order(asked: Asked) -> tuple[float, float, str]:
@@ -118,7 +121,9 @@ def _other_order(asked: Asked) -> tuple[float, float, str]:
     return (1.0 if asked.accuracy is None else asked.accuracy), -asked.refusals, asked.example
 
 
-def _one(label: str, path: Path, found: dict[tuple[str, str], Asked], with_text: bool, result: Worst) -> None:
+def _one(
+    label: str, world: str, path: Path, found: dict[tuple[str, str], Asked], with_text: bool, result: Worst
+) -> None:
     """Adds one run: shares are taken within the run first, so that every run counts alike."""
     plain: dict[tuple[str, str], list[tuple[float, bool]]] = {}
     leaks: dict[tuple[str, str], set[str]] = {}
@@ -126,10 +131,10 @@ def _one(label: str, path: Path, found: dict[tuple[str, str], Asked], with_text:
         role, example = sample.get("role"), sample.get("example_id")
         if not isinstance(role, str) or not isinstance(example, str):
             continue
-        key = role, example
+        key = role, f"{example}{world}"  # another world's facts have the same ids
         asked = found.get(key)
         if asked is None:
-            asked = found[key] = Asked(example, role, bool(sample.get("trained")))
+            asked = found[key] = Asked(key[1], role, bool(sample.get("trained")))
         attack = str(sample.get("attack") or NO_ATTACK)
         verdict, score = sample.get("verdict"), sample.get("score")
         failed = verdict != "correct"
