@@ -28,7 +28,8 @@ def run(argv: list[str]) -> int:
         "Writes a study as one HTML page that needs no network: tables, radar, Pareto front, curves, attacks, gradient "
         "conflict, worst questions, and what was run.",
         "  harmonize report runs/first\n  harmonize report first --out first.html\n"
-        "  harmonize report first --samples       with what was asked and said (sensitive)",
+        "  harmonize report first --samples       with what was asked and said (sensitive)\n"
+        "  harmonize report first --wandb my-team/harmonize",
     )
     parser.add_argument(
         "study", nargs="?", help="a study's folder, or its name below --runs (default: the latest)"
@@ -47,6 +48,11 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--experiment",
         help="a folder of experiments/ for its factors and claims (default: the one of the study's name)",
+    )
+    parser.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="also save a W&B workspace for the study's runs (goes to the network)",
     )
     given = parser.parse(argv)
     _check(given)
@@ -67,6 +73,13 @@ def run(argv: list[str]) -> int:
         "Next: open it in a browser" + ("" if given.samples else "; --samples adds what was asked and said")
     )
     return 0
+
+
+def _group(study: Study) -> str:
+    """The W&B group of a study's runs."""
+    flat = study.runs[0].flat
+    chosen = flat.get("logger.wandb.group", "null")
+    return flat.get("study", study.path.resolve().name) if chosen == "null" else chosen
 
 
 def _check(given: Any) -> None:
