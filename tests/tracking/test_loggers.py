@@ -224,7 +224,7 @@ def ended(folder: Path, **wandb: Any) -> list[Any]:
     (folder / "config.yaml").write_text(f"root: {Path.home()}/data\n")
     write_results(folder, results)
     sample = {"example_id": "a-1", "role": "forget", "split": "test", "trained": True, "attack": "none",
-              "verdict": "correct", "score": 1.0, "said": True, 
+              "verdict": "correct", "score": 1.0, "said": True,
               "question": SECRETS[0], "output": SECRETS[1]}  # fmt: skip
     other = sample | {"role": "neighbor", "verdict": "refused", "score": 0.0, "output": SECRETS[2]}
     (folder / "samples.jsonl").write_text(
