@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 Mode = Literal["offline", "online", "disabled"]
 WANDB_MODES = get_args(Mode)
 _DATA_DIR = "WANDB_DATA_DIR"  # where the client keeps what it uploads as an artifact
+_ROOM = 2**20  # bytes
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -156,7 +158,14 @@ class WandbTracker(Tracker):
         self._run = None
         if self.mode != "offline":
             return []
-        return [f"W&B is offline. To upload: wandb sync {shlex.quote(str(self._directory))}"]
+        lines = [f"W&B is offline. To upload: wandb sync {shlex.quote(str(self._directory))}"]
+        if (
+            shutil.disk_usage(self.folder).free < _ROOM
+        ):  # the client drops what it cannot write without a word
+            lines.append(
+                "The disk is full: what W&B kept may be cut short. The run's own files are whole or missing."
+            )
+        return lines
 
     def _hand_over(self) -> None:
         """Axes and samples as tables, the references in the summary, configuration and results as an artifact."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import shutil
 import socket
 import struct
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -292,6 +294,10 @@ def test_without_room_for_wandb_the_run_goes_on(
     def full(**arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
+    roomy = build_tracker(settings(), tmp_path / "roomy")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    sync, told = roomy.close()
+    assert "wandb sync" in sync and "may be cut short" in told
     monkeypatch.setattr(wandb, "init", full)
     tracker = build_tracker(settings(), tmp_path)
     tracker.log({"a": 1.0}, step=1)
