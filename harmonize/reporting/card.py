@@ -47,8 +47,8 @@ _GUARDED = (
     "offer such a model as a service, not as weights."
 )
 _UNTRIED = (
-    "(`harmonize evaluate attack=battery model.name_or_path=<this folder>`). The suite's own openers, answer prefixes "
-    "and relearning probe are among the figures above."
+    "(`harmonize evaluate attack=battery model.name_or_path=<this folder>`). The suite's own openers and answer "
+    "prefixes are among the figures above."
 )
 _SEVERAL = ("battery", "suite")  # options of the group that are no attack of their own
 _HUB = "hf:"

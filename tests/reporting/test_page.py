@@ -82,6 +82,9 @@ def study(tmp_path: Path, write_run: Write, metrics: Make) -> Path:
                 sample("painter-1", "forget", "correct" if seed else "refused"),
                 sample("painter-1", "forget", "correct", attack="answer_prefix"),
                 sample("painter-2", "forget", "refused"),
+                sample(
+                    "painter-2", "forget", "correct", attack="likelihood"
+                ),  # a probability, nothing was said
                 *(
                     sample(f"hostile-{i}", "forget", "correct", output=t, question=t)
                     for i, t in enumerate(HOSTILE)

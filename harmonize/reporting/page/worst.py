@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harmonize.evaluation.pairing import LIKELIHOOD
 from harmonize.evaluation.records import NO_ATTACK
 from harmonize.reporting.study import Group, StudyRun
 from harmonize.tracking.results import SAMPLES
@@ -136,6 +137,8 @@ def _one(
         if asked is None:
             asked = found[key] = Asked(key[1], role, bool(sample.get("trained")))
         attack = str(sample.get("attack") or NO_ATTACK)
+        if attack == LIKELIHOOD:  # the true answer's probability: nothing was said
+            continue
         verdict, score = sample.get("verdict"), sample.get("score")
         failed = verdict != "correct"
         if role == "forget":
