@@ -28,6 +28,11 @@ _LACKING = {
         "measures it before training, and what it finds in this folder is shown here."
     ),
 }
+_SECTIONS = (
+    *(("table", "Table"), ("trade", "Trade-offs"), ("curves", "Over training"), ("attacks", "Attacks")),
+    *(("gradients", "Gradient conflict"), ("worst", "Worst questions")),
+)
+_NAMED = 12  # rows in a sentence
 _HEADLINES = ("asr_worst", "forget_heldout_accuracy", "neighbor_accuracy", "utility_accuracy")
 
 
@@ -119,10 +124,9 @@ def _best(chapter: Chapter) -> Markup:
         ]
         return join([words(row.label, 60), " ", ", ".join(told)])
     if on:
-        names = join(
-            [join([words(m.who.label, 40), ", " if i < len(on) - 1 else ""]) for i, m in enumerate(on)]
-        )
-        said.append(join(["on the Pareto front: ", names, ". "]))
+        names = Markup(", ").join(words(m.who.label, 40) for m in on[:_NAMED])
+        more = f" and {len(on) - _NAMED} more" if len(on) > _NAMED else ""
+        said.append(join(["on the Pareto front: ", names, more, ". "]))
     for column in chapter.table.columns:
         if column.key not in _HEADLINES:
             continue
@@ -141,14 +145,15 @@ def _chapter(chapter: Chapter, worst: Worst, named: bool, with_text: bool) -> Ma
     said = [f"All rows begin with: {chapter.common}."] if chapter.common else []
     said += chapter.table.footnotes
     notes = tag("ul", *(tag("li", words(note, None)) for note in said), class_="note")
-    sections = [
-        _section(f"table-{k}", "Table", join([tables.five_axes(chapter), notes])),
-        _section(f"trade-{k}", "Trade-offs", parts.trade_offs(chapter)),
-        _section(f"curves-{k}", "Over training", parts.curves(chapter) or _lacking("curves")),
-        _section(f"attacks-{k}", "Attacks", parts.attacks(chapter) or _lacking("attacks")),
-        _section(f"gradients-{k}", "Gradient conflict", parts.gradients(chapter) or _lacking("gradients")),
-        _section(f"worst-{k}", "Worst questions", questions(worst, with_text)),
-    ]
+    inside = {
+        "table": join([tables.five_axes(chapter), notes]),
+        "trade": parts.trade_offs(chapter),
+        "curves": parts.curves(chapter) or _lacking("curves"),
+        "attacks": parts.attacks(chapter) or _lacking("attacks"),
+        "gradients": parts.gradients(chapter) or _lacking("gradients"),
+        "worst": questions(worst, with_text),
+    }
+    sections = [_section(f"{place}-{k}", title, inside[place]) for place, title in _SECTIONS]
     title = tag("h2", words(chapter.table.title), class_="setting") if named else None
     return tag("article", title, parts.legend(chapter), *sections)
 
@@ -162,15 +167,11 @@ def _section(place: str, title: str, inside: object) -> Markup:
 
 
 def _contents(found: Gathered, added: bool) -> Markup:
-    links = []
+    links: list[Markup] = []
     for chapter in found.chapters:
-        if len(found.chapters) > 1:
-            links.append(tag("b", words(chapter.table.title, 60)))
-        for place, title in (
-            ("table", "Table"), ("trade", "Trade-offs"), ("curves", "Over training"), ("attacks", "Attacks"),
-            ("gradients", "Gradient conflict"), ("worst", "Worst questions"),
-        ):  # fmt: skip
-            links.append(tag("a", title, href=f"#{place}-{chapter.key}"))
+        own = [tag("a", title, href=f"#{place}-{chapter.key}") for place, title in _SECTIONS]
+        several = len(found.chapters) > 1
+        links += [tag("span", tag("b", words(chapter.table.title, 60)), *own)] if several else own
     if added:
         links.append(tag("a", "Factors and claims", href="#added"))
     if found.diagnosed:
