@@ -144,7 +144,7 @@ def _chapter(chapter: Chapter, worst: Worst, named: bool, with_text: bool) -> Ma
     k = chapter.key
     said = [f"All rows begin with: {chapter.common}."] if chapter.common else []
     said += chapter.table.footnotes
-    notes = tag("ul", *(tag("li", words(note, None)) for note in said), class_="note")
+    notes = tag("ul", *(tag("li", words(note, 900)) for note in said), class_="note")
     inside = {
         "table": join([tables.five_axes(chapter), notes]),
         "trade": parts.trade_offs(chapter),
