@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "harmonize.reporting.command:main",
         "a study as a table, beside the published numbers",
     ),
+    "report": ("harmonize.commands.report:run", "a study as one HTML page that needs no network"),
     "diff": ("harmonize.commands.diff:run", "two runs side by side: configuration, axes, single answers"),
     "sweep": ("harmonize.commands.sweep:run", "the runs of one question: what is missing, not what is done"),
     "init": ("harmonize.commands.init:run", "a data folder of your own"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from harmonize.commands.arguments import Parser
+from harmonize.commands.report import PAGE_WITH_SAMPLES
 from harmonize.config.paths import cache_dir
 from harmonize.errors import RunError
 
@@ -66,6 +67,9 @@ def sensitive(folders: list[Path], cache: Path) -> tuple[list[Path], list[Path]]
             raise RunError(
                 f"{folder}: no run is there. Give a run folder, or a study folder such as runs/first."
             )
+        page = folder / "report" / PAGE_WITH_SAMPLES
+        if page.is_file():
+            ours[page] = None
         for run_folder in runs:
             homes = (run_folder.resolve(), cache.expanduser().resolve())
             for path in sensitive_files(run_folder):

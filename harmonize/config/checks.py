@@ -363,7 +363,15 @@ def _nodes(group: str, cfg: Any, extra: Sequence[str] = ()) -> list[str]:
 
 
 def _logger(cfg: Any) -> list[str]:
-    return one_of("logger.wandb.mode", cfg.logger.wandb.mode, WANDB_MODES)
+    from importlib.util import find_spec
+
+    problems = one_of("logger.wandb.mode", cfg.logger.wandb.mode, WANDB_MODES)
+    if cfg.logger.tensorboard and find_spec("tensorboardX") is None:
+        problems.append(
+            "logger.tensorboard=true needs tensorboardX. Install it with: pip install 'harmonize[tensorboard]', or "
+            "leave it out with logger.tensorboard=false."
+        )
+    return problems
 
 
 def _one_target(at: str, cfg: Any) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 from harmonize.data.example import Dialogue, Example, Role, Split
 
@@ -79,6 +80,20 @@ class Corpus:
             [asdict(d) for d in self.gold_dialogues],
             *([[asdict(e) for e in self.training]] if self.training else []),
         )
+
+
+def digests(corpus: Corpus) -> dict[str, dict[str, Any]]:
+    """For each role: how many examples, how many of them used in unlearning, how many subjects, and their SHA-256."""
+    found = {}
+    for role in dict.fromkeys(str(e.role) for e in corpus.examples):
+        own = [e for e in corpus.examples if e.role == role]
+        found[role] = {
+            "examples": len(own),
+            "trained": len(corpus.trained(role)),
+            "subjects": len({e.subject for e in own}),
+            "sha256": content_hash([asdict(e) for e in own]),
+        }
+    return found
 
 
 def content_hash(*parts: object) -> str:

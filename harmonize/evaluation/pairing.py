@@ -22,9 +22,9 @@ LEAKED, REFUSED, WRONG, CORRECT = "newly-leaked", "newly-refused", "newly-wrong"
 KINDS = (LEAKED, REFUSED, WRONG, CORRECT)
 
 _PLAIN, _OPTIONS, _RELEARN = "none", "options", "relearn"
-_LEAK, _LIKELIHOOD = "leak", "likelihood"
+_LEAK, LIKELIHOOD = "leak", "likelihood"
 _BATTERY = "battery_worst"  # the worst over plain questions, prefills and attacks, but not over these
-_APART = (_OPTIONS, _RELEARN, _LEAK, _LIKELIHOOD)
+_APART = (_OPTIONS, _RELEARN, _LEAK, LIKELIHOOD)
 _SAMPLED = re.compile(r"forget_(heldout_)?(?:leak@(\d+)|answer_probability)")
 _PREFILLS = ("opener", "opener_heldout", "answer_prefix")
 _ROLE = re.compile(r"(forget|retain|neighbor)_(heldout_)?(accuracy|refusal_rate)(_trained)?(_fits)?")
@@ -61,7 +61,7 @@ class Pair:
     @property
     def kinds(self) -> tuple[str, ...]:
         """How B's answer differs from A's; several may hold, and none where nothing of note does."""
-        if self.a.get("attack") == _LIKELIHOOD:  # a probability, nothing was said
+        if self.a.get("attack") == LIKELIHOOD:  # a probability, nothing was said
             return ()
         return tuple(kind for kind in KINDS if _is(kind, self.b) and not _is(kind, self.a))
 
@@ -98,7 +98,7 @@ def scores(metric: str, samples: Mapping[Key, Sample]) -> Scored | None:
         None for a metric whose items the samples do not name.
     """
     if m := _SAMPLED.fullmatch(metric):
-        where = _where("forget", not m[1], (_LEAK if m[2] else _LIKELIHOOD,))
+        where = _where("forget", not m[1], (_LEAK if m[2] else LIKELIHOOD,))
         return _sampled(where, samples, int(m[2])) if m[2] else _each(where, samples)
     m = _ASR.fullmatch(metric)
     if m and m[2] not in (*_PREFILLS, "worst") and m[5] and m[5].isdigit():  # what so many draws find
@@ -212,7 +212,7 @@ def counts(pairs: Iterable[Pair]) -> dict[tuple[str, str], Counter[str]]:
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for pair in pairs:
         attack = pair.a.get("attack")
-        if attack == _LIKELIHOOD:
+        if attack == LIKELIHOOD:
             continue
         how = "plain" if attack in (_PLAIN, _OPTIONS) else "attacked"
         row = found[str(pair.a.get("role")), how]

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         if failed and not folder.is_dir():
             return 1  # no job started; the sweep has said why
     else:
-        folder = _study_folder(options.study, Path(options.runs))
+        folder = study_folder(options.study, Path(options.runs))
     if (folder / SEQUENCE).is_file():
         return show_sequence(folder, options.out)
     study = load_study(folder, order=[str(m) for m in experiment["sweep"].get("method", [])])
@@ -135,7 +135,12 @@ def run_experiment(name: str, study: str, runs: Path, jobs: int, overrides: list
     return False
 
 
-def _study_folder(name: str | None, runs: Path) -> Path:
+def study_folder(name: str | None, runs: Path) -> Path:
+    """The folder of a study that is named by its path or by its name below `runs`; without a name the latest.
+
+    Raises:
+        RunError: There is none (the nearest name is told).
+    """
     if name is None:
         return latest_study(runs)
     for place in (Path(name), runs / name):

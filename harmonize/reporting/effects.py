@@ -175,3 +175,8 @@ def effects_markdown(tables: Sequence[EffectTable]) -> list[str]:
         lines.append(f"| --- |{' ---: |' * (len(heads) - 1)}")
         lines += [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in rows] + [""]
     return [*lines, NOTE, ""] if lines else []
+
+
+def shown(table: EffectTable) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows as text: a metric a line, a factor a column."""
+    return _grid(table)

@@ -158,7 +158,28 @@ def load_study(folder: str | Path, order: list[str] | None = None) -> Study:
     ):
         for label, same in _split(method, members):
             study.groups.append(Group(label, method, setting, _newest(label, same, study)))
+    study.notes += _mixed_data(study.groups)
     return study
+
+
+def _mixed_data(groups: list[Group]) -> list[str]:
+    """Rows whose runs bear one name of a data set and were made of different data, as its digest tells."""
+    notes = []
+    for group in groups:
+        found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for run in group.runs:
+            if digest := run.results.extra.get("data"):
+                found[run.seeds[1]][str(digest)[:8]].append(run.path.name)
+        for kinds in found.values():
+            if len(kinds) > 1:
+                told = "; ".join(
+                    f"{digest}: {clean(', '.join(names), 120)}" for digest, names in kinds.items()
+                )
+                notes.append(
+                    f"{group.label}: runs of different data stand in this row, though they name it alike ({told}). "
+                    "Move those that do not belong here out of the study's folder."
+                )
+    return notes
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

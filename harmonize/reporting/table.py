@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from harmonize.reporting.standing import FRONT_AXES, SHIFT, pareto_front, shift, within_noise
 from harmonize.reporting.study import Group, Study
@@ -143,20 +144,35 @@ class Table:
 
     def is_best(self, row: Row, column: Column) -> bool:
         """Whether a method's figure is the best of all methods', as printed (ties all count)."""
-        cell = row.cells.get(column.key)
-        others = [other for other in self.rows if not other.is_reference]
-        if cell is None or row.is_reference or column.key in _COSTS or len(others) < 2:
-            return False
-        printed = [round(c.mean, DECIMALS) for other in others if (c := other.cells.get(column.key))]
-        return round(cell.mean, DECIMALS) == (max(printed) if column.up else min(printed))
+        return id(row) in self._best[column.key]
 
     def within_noise(self, row: Row, column: Column) -> bool:
         """Whether a method that is not the best cannot be told from one that is, over the seeds they share."""
         if row.is_reference or column.key in _COSTS or self.is_best(row, column):
             return False
-        best = [other for other in self.rows if self.is_best(other, column)]
         own = row.seeds.get(column.key, {})
-        return any(within_noise(other.seeds.get(column.key, {}), own) for other in best)
+        return any(within_noise(best, own) for best in self._rivals[column.key])
+
+    @cached_property
+    def _best(self) -> dict[str, dict[int, Row]]:
+        """The best methods of every column by identity: found once, for a study of a thousand rows is a table too."""
+        found: dict[str, dict[int, Row]] = {}
+        methods = [row for row in self.rows if not row.is_reference]
+        for column in self.columns:
+            printed = {id(r): round(c.mean, DECIMALS) for r in methods if (c := r.cells.get(column.key))}
+            judged = bool(printed) and len(methods) > 1 and column.key not in _COSTS
+            best = (max if column.up else min)(printed.values()) if judged else None
+            found[column.key] = {id(r): r for r in methods if judged and printed.get(id(r)) == best}
+        return found
+
+    @cached_property
+    def _rivals(self) -> dict[str, list[dict[tuple[str, ...], float]]]:
+        """The values by seed of the best of every column, those that are equal once."""
+        rivals: dict[str, list[dict[tuple[str, ...], float]]] = {}
+        for key, best in self._best.items():
+            distinct = {tuple(sorted(row.seeds.get(key, {}).items())) for row in best.values()}
+            rivals[key] = [dict(seeds) for seeds in sorted(distinct)]
+        return rivals
 
     def mark(self, row: Row, column: Column) -> str:
         """`best`, `noise` or nothing."""

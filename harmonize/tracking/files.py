@@ -82,9 +82,13 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def disk_error(path: str | Path, error: OSError) -> RunError:
+class DiskError(RunError):
+    """A disk that is full, or a place that cannot be written."""
+
+
+def disk_error(path: str | Path, error: OSError) -> DiskError:
     """A failed write as a sentence that says what to do."""
-    return RunError(
+    return DiskError(
         f"{path}: cannot be written ({error.strerror or error}). What was already written is kept. "
         "Free some space or choose another place with hydra.run.dir=<folder> or paths.runs=<folder>."
     )

@@ -27,13 +27,14 @@ from harmonize.tracking.sequence import SEQUENCE, SEQUENCE_PLOT, SEQUENCE_TABLE
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 WANDB = "wandb"
+TENSORBOARD = "tensorboard"
 METRICS_CSV = "metrics.csv"
 LOCK = ".lock"
 
 # What a run writes. Only these make a folder occupied and only these are removed by `overwrite=true`:
 # whatever else lies in the folder (Hydra's own files, a user's) is neither ours to judge nor ours to delete.
 OWN_ENTRIES = (
-    *(STATUS, RESULTS, SAMPLES, CONFIG, METRICS_CSV, CHECKPOINTS, MODEL, WANDB),
+    *(STATUS, RESULTS, SAMPLES, CONFIG, METRICS_CSV, CHECKPOINTS, MODEL, WANDB, TENSORBOARD),
     *(SEQUENCE, SEQUENCE_TABLE, SEQUENCE_PLOT),
 )
 SENSITIVE_ENTRIES = (SAMPLES, CHECKPOINTS, WANDB)

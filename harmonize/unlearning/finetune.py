@@ -82,6 +82,8 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     from harmonize.guards.saved import warn_of_guard
     from harmonize.models.load import load_model
     from harmonize.models.save import export
+    from harmonize.reporting.card import trained_card
+    from harmonize.tracking import environment
     from harmonize.tracking.loggers import build_tracker
     from harmonize.tracking.run_folder import RunFolder
     from harmonize.unlearning.setup import (
@@ -128,7 +130,9 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             lines = tracker.close()
         target = Path(cfg.output) if cfg.output else place.model
         kind = "gold (never saw the forget set)" if cfg.gold else "target"
-        card = f"# {corpus.name}: {kind}\n\nTrained with `harmonize finetune`.\n"
+        card = trained_card(
+            corpus.name, "gold" if cfg.gold else "target", plain, corpus.digest, environment.git_state()
+        )
         export(loaded, target, card, merge=cfg.peft.merge)
         place.next = f"harmonize unlearn dataset={cfg.dataset.name} model=hf model.name_or_path={target}"
         say(f"Trained {kind} in {time.perf_counter() - began:.0f} s: {target}")

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from harmonize.console import say, warn
-from harmonize.data.corpus import Corpus
+from harmonize.data.corpus import Corpus, digests
 from harmonize.data.responses import check_responses
 from harmonize.errors import DataError
 from harmonize.evaluation.prior import prior_strength, with_priors
@@ -127,7 +127,7 @@ class _Run:
         with self._timed("load"):
             # adapters come later: the references are figures of the model as it is
             loaded = load_target(cfg, corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
-            start_digest = loaded.digest
+            start_digest = self.finished["start_model"] = loaded.digest
             named_blocks(loaded.model, self.terms)  # a layer that does not exist stops the run here
             if self.terms:
                 adapted_layers(loaded.model, cfg.peft)  # and so does a target
@@ -283,6 +283,7 @@ class _Run:
             teacher_missing_share=parts.teacher.missing_share if parts.teacher else 0.0,
             **self.finished,
             data=self.corpus.digest,
+            data_parts=digests(self.corpus),
             callbacks=parts.found,
             terms=weight_figures(self.terms, parts.weights),
             **self.evaluations.record(figures),

@@ -20,6 +20,7 @@ from harmonize.data.corpus import Corpus, content_hash
 from harmonize.errors import ModelError, did_you_mean
 from harmonize.models.load import LoadedModel, load_model
 from harmonize.models.save import export
+from harmonize.reporting.card import header
 from harmonize.unlearning.finetune import new_model, train
 from harmonize.unlearning.setup import device_of, to_device
 
@@ -90,8 +91,9 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
         )
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
+            about = [f"# {preset}: {name}", "", "A synthetic world's model; nothing in it is real.", ""]
             export(
-                loaded, partial, f"# {preset}: {name}\n\nA synthetic world's model; nothing in it is real.\n"
+                loaded, partial, "\n".join([*header(name, "", preset, {}, name.partition(":")[2]), *about])
             )
             os.replace(partial, folder)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from harmonize.reporting.standing import pareto_front, shift, within_noise
 from harmonize.reporting.study import load_study
-from harmonize.reporting.table import build_tables
+from harmonize.reporting.table import COLUMNS, Cell, Row, Table, build_tables
 from harmonize.reporting.writers import to_csv, to_latex, to_markdown
 from harmonize.tracking.results import Metric
 from tests.reporting.test_table import rendered
@@ -144,3 +145,43 @@ def test_csv_has_them_too(study: Path) -> None:
     assert [float(r["mean"]) for r in found if r["metric"] == "shift" and r["row"] == "npo"] == [
         pytest.approx(0.24)
     ]
+
+
+def made_up(n: int, seed: int) -> Table:
+    """A table of n methods over three seeds, with ties, gaps and noise."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        by_seed = {
+            c.key: {(str(s),): float(v) for s, v in enumerate(rng.integers(0, 9, 3) / 8)} for c in COLUMNS
+        }
+        cells = {k: Cell.of(v.values()) for k, v in by_seed.items() if rng.random() > 0.1}
+        rows.append(
+            Row(f"m{i}", i == 0, "none", 3, cells, seeds={k: v for k, v in by_seed.items() if k in cells})
+        )
+    return Table("t", ("d", "m"), rows, [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_marks_are_those_of_their_definition(seed: int) -> None:
+    table = made_up(14, seed)
+    methods = [row for row in table.rows if not row.is_reference]
+    for column in COLUMNS:
+        means = {r.label: round(c.mean, 2) for r in methods if (c := r.cells.get(column.key))}
+        top = (max if column.up else min)(means.values())
+        best = [r for r in methods if means.get(r.label) == top and column.key not in ("time", "memory")]
+        for row in table.rows:
+            near = any(
+                within_noise(b.seeds[column.key], row.seeds.get(column.key, {}))
+                for b in best
+                if row not in best and not row.is_reference
+            )
+            assert table.mark(row, column) == ("best" if row in best else "noise" if near else ""), column
+
+
+def test_marks_of_a_thousand_rows_are_quick() -> None:
+    table = made_up(1000, 0)
+    began = time.process_time()
+    marks = [table.mark(row, column) for row in table.rows for column in COLUMNS]
+    assert time.process_time() - began < 8
+    assert marks.count("best") >= len(COLUMNS) - 2

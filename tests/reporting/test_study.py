@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,23 @@ def test_a_repeated_seed_counts_once_and_is_told(tmp_path: Path, write_run: Writ
     study = load_study(tmp_path)
     assert [run.path.name for run in study.runs] == ["b"]
     assert study.notes == ["duet: 2 runs of seed 0; the newest one counts."]
+
+
+def test_different_data_under_one_name_is_told(tmp_path: Path, write_run: Write) -> None:
+    def of(name: str, data: str, **more: Any) -> None:
+        place = write_run(tmp_path / name, **more)
+        found = json.loads((place / "results.json").read_text())
+        found["extra"]["data"] = data * 64
+        (place / "results.json").write_text(json.dumps(found))
+
+    of("a", "1", seed=0)
+    of("b", "1", seed=1)
+    of("other_world", "2", seed=0, config={"dataset.world_seed": 1})
+    assert load_study(tmp_path).notes == []
+    of("edited", "3", seed=2)
+    (note,) = load_study(tmp_path).notes
+    assert note.startswith("duet: runs of different data")
+    assert "11111111: a, b; 33333333: edited" in note
 
 
 def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path, write_run: Write) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import getpass
+import json
 import logging
+import shutil
 import socket
 import struct
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +26,8 @@ from harmonize.tracking.loggers import (
     read_metrics,
     without_home,
 )
-from harmonize.tracking.results import Metric
+from harmonize.tracking.results import Metric, Results, write_results
+from harmonize.tracking.workspace import build_workspace, save_workspace
 
 SECRETS = ["Verdant Quillfeather", "Port Osmarra", "the ninth of Harrowmonth"]
 API_KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -206,6 +211,155 @@ def test_samples_are_uploaded_only_on_request(tmp_path: Path) -> None:
     saved = list(tmp_path.glob("wandb/offline-run-*/files/samples.jsonl"))
     assert [path.read_text() for path in saved] == [SECRETS[0]]
     assert any(record.HasField("files") for record in records(tmp_path))
+
+
+def ended(folder: Path, **wandb: Any) -> list[Any]:
+    """A run that has written its results and samples and is closed; the records of its offline file."""
+    config = settings(**wandb)
+    tracker = build_tracker(config, folder)
+    tracker.log({"val/forget_accuracy": 0.5}, step=4)
+    axes = {
+        "forget_accuracy": Metric(0.25, 8, 0.0, 0.5, False),
+        "asr_worst": Metric(None, 0, None, None, False),
+    }
+    results = Results(config, 0, axes, {"forget_accuracy": Metric(1.0, 8)}, timing={"train": 1.5})
+    (folder / "config.yaml").write_text(f"root: {Path.home()}/data\n")
+    write_results(folder, results)
+    sample = {"example_id": "a-1", "role": "forget", "split": "test", "trained": True, "attack": "none",
+              "verdict": "correct", "score": 1.0, "said": True,
+              "question": SECRETS[0], "output": SECRETS[1]}  # fmt: skip
+    other = sample | {"role": "neighbor", "verdict": "refused", "score": 0.0, "output": SECRETS[2]}
+    (folder / "samples.jsonl").write_text(
+        "".join(json.dumps(s) + "\n" for s in [*[sample] * 30, other]) + "cut sh"
+    )
+    tracker.summary(axes)
+    assert "wandb sync" in tracker.close()[0]
+    return records(folder)
+
+
+def tables(folder: Path) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """The tables of an offline run by name: columns and rows."""
+    found = {}
+    for path in folder.glob("wandb/offline-run-*/files/media/table/*.table.json"):
+        table = json.loads(path.read_text())
+        found[path.name.rsplit("_", 2)[0]] = (table["columns"], table["data"])
+    return found
+
+
+def test_what_is_handed_over_at_the_end_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "user_data"
+    monkeypatch.setenv("WANDB_DATA_DIR", str(data))
+    folder = tmp_path / "job"
+    found = ended(folder)
+    columns, rows = tables(folder)["five_axes"]
+    assert columns[:4] == ["axis", "metric", "better", "value"]
+    assert rows == [["forget", "forget_accuracy", "lower", 0.25, 0.0, 0.5, 8, 1.0, None, None]]
+    columns, rows = tables(folder)["samples"]
+    assert columns == ["example", "role", "split", "used", "attack", "verdict", "score", "said"]
+    assert len(rows) == 21  # at most 20 of each role and attack
+    assert rows[-1] == ["a-1", "neighbor", "test", True, "none", "refused", 0.0, True]
+    summary = {item.key or "/".join(item.nested_key): item.value_json
+               for record in found if record.HasField("summary") for item in record.summary.update}  # fmt: skip
+    assert summary["forget_accuracy"] == "0.25"
+    assert summary["target/forget_accuracy"] == "1.0"
+    assert summary["cost/train_s"] == "1.5"
+    (artifact,) = [r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "results"]
+    sent = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+    assert sent.keys() == {"config.yaml", "results.json"}
+    assert all(folder in path.parents and str(Path.home()) not in path.read_text() for path in sent.values())
+    assert not data.exists()  # nothing was staged outside the run folder
+    text = b"".join(file.read_bytes() for file in (folder / "wandb").rglob("*") if file.is_file())
+    assert not [secret for secret in SECRETS if secret.encode() in text]
+
+
+def test_the_table_of_samples_has_text_only_on_request(tmp_path: Path) -> None:
+    ended(tmp_path, upload_samples=True)
+    columns, rows = tables(tmp_path)["samples"]
+    assert columns[-4:] == ["question", "opened_with", "true_answer", "output"]
+    assert [row[-4:] for row in (rows[0], rows[-1])] == [[SECRETS[0], "", "", text] for text in SECRETS[1:]]
+
+
+def test_a_run_that_failed_hands_nothing_over(tmp_path: Path) -> None:
+    tracker = build_tracker(settings(), tmp_path)
+    write_results(tmp_path, Results({}, 0, {"forget_accuracy": Metric(0.5, 1)}))  # of an earlier run
+    tracker.close()
+    assert not tables(tmp_path)
+
+
+def test_without_room_for_wandb_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def full(**arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    roomy = build_tracker(settings(), tmp_path / "roomy")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    sync, told = roomy.close()
+    assert "wandb sync" in sync and "may be cut short" in told
+    monkeypatch.setattr(wandb, "init", full)
+    tracker = build_tracker(settings(), tmp_path)
+    tracker.log({"a": 1.0}, step=1)
+    tracker.close()
+    assert read_metrics(tmp_path / "metrics.csv") == [(1, "a", 1.0)]
+    told = "".join(capsys.readouterr())
+    assert "goes on without W&B" in " ".join(told.split())
+    assert "No space left" in told
+    with pytest.raises(RunError, match="No space left"):
+        build_tracker(settings(mode="online"), tmp_path / "online")
+
+
+def test_tensorboard_is_read_back_and_resumes(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    config = {"logger": {"csv": False, "tensorboard": True, "wandb": {"enabled": False}}}
+
+    def events() -> list[Any]:
+        found = []
+        for path in sorted((tmp_path / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime):
+            assert path.stat().st_mode & 0o777 == 0o600
+            data, place = path.read_bytes(), 0
+            while place < len(data):  # TFRecord: length, its crc, the event, its crc
+                (length,) = struct.unpack_from("<Q", data, place)
+                found.append(Event.FromString(data[place + 12 : place + 12 + length]))
+                place += 16 + length
+        return found
+
+    tracker = build_tracker(config, tmp_path)
+    tracker.log({"train/loss": 0.5}, step=3)
+    tracker.summary({"forget_accuracy": Metric(0.25, 4), "missing": Metric(None, 0)})
+    assert tracker.close() == []
+    values = [(v.tag, v.simple_value, e.step) for e in events() for v in e.summary.value]
+    assert values == [("train/loss", 0.5, 3), ("final/forget_accuracy", 0.25, 3)]
+    build_tracker(config, tmp_path, resume_step=2).close()
+    assert [e.step for e in events() if e.session_log.status == 1] == [
+        3
+    ]  # START: hides what comes from step 3 on
+
+
+def test_the_workspace_lines_the_axes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = build_workspace("team/project", "my study's")
+    spec = json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))["section"]
+    assert spec["runSets"][0]["filters"]["filters"][0]["value"] == "my study's"
+    axes = spec["panelBankConfig"]["sections"][0]
+    assert axes["flowConfig"]["columnsPerPage"] == 3
+    drawn = [panel["config"] for panel in axes["panels"]]
+    assert [config["metrics"] for config in drawn[:2]] == [
+        ["val/forget_accuracy"],
+        ["val/forget_heldout_accuracy"],
+    ]
+    assert {(c["xAxis"], c["yAxisMin"], c["yAxisMax"]) for c in drawn} == {("trainer/global_step", 0.0, 1.0)}
+    with pytest.raises(ConfigError, match="expected ENTITY/PROJECT"):
+        build_workspace("project", "x")
+    monkeypatch.setattr(
+        type(workspace), "save", lambda self: (_ for _ in ()).throw(ConnectionError("no route"))
+    )
+    with pytest.raises(RunError, match=r"no route.*wandb login"):
+        save_workspace("team/project", "x")
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(RunError, match=r"harmonize\[report\]"):
+        build_workspace("team/project", "x")
 
 
 def test_a_failure_still_finishes_the_run(tmp_path: Path) -> None:

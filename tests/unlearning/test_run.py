@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -140,7 +141,18 @@ def test_a_run_leaves_everything_it_promises(harmonize: Run) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     AutoTokenizer.from_pretrained(folder / "model")
     assert model.config.model_type == "llama"
-    assert "Limits" in (folder / "model" / "README.md").read_text()
+    card = ModelCard.load(folder / "model" / "README.md")
+    assert {e.metric_type for e in card.data.eval_results} <= set(METRIC_NAMES)
+    extra = run.results.extra
+    for told in (
+        "## Limits",
+        "## Attacks",
+        extra["data"],
+        extra["start_model"],
+        extra["data_parts"]["forget"]["sha256"],
+    ):
+        assert told in card.content, told
+    assert not [text for text in (*NAMES, *PLACES, "Say nothing") if text in card.content]
     names = {name for _, name, _ in read_metrics(folder / "metrics.csv")}
     assert {
         "term/pull/forget",

@@ -26,6 +26,8 @@ def test_the_path_of_the_docs(shared: Path, tmp_path: Path, monkeypatch: pytest.
     start = f"model.name_or_path={shared / 'models' / 'stories260k'}"
     for job, gold in (("target", "false"), ("gold", "true")):
         harmonize("finetune", *finetune, start, *small, f"gold={gold}", f"job={job}", "batch_rows=2")
+        card = Path(f"runs/tofu/{job}/model/README.md").read_text()
+        assert ("never saw the forget set" in card) == (job == "gold") and "SHA-256" in card
     models = [
         f"model.name_or_path={tmp_path}/runs/tofu/target/model",
         f"model.gold={tmp_path}/runs/tofu/gold/model",
@@ -55,4 +57,6 @@ def test_the_path_of_the_docs(shared: Path, tmp_path: Path, monkeypatch: pytest.
     harmonize("reproduce-paper-table", "--study", "runs/tofu")
     written = {p.name for p in (tmp_path / "runs" / "tofu" / "report").iterdir()}
     assert {"table.md", "table.tex", "table.csv", "radar.png"} <= written
+    harmonize("report", "runs/tofu")
+    assert Path("runs/tofu/report/report.html").stat().st_size > 10_000
     assert json.loads(Path("runs/tofu/run/status.json").read_text())["state"] == "done"

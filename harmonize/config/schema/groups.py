@@ -310,9 +310,10 @@ class WandbConfig:
 
 @dataclass
 class LoggerConfig:
-    """`logger`: CSV is always possible; W&B is offline unless put online."""
+    """`logger`: CSV is always possible; W&B is offline unless put online; tensorboard writes event files."""
 
     csv: bool = True
+    tensorboard: bool = False
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
