@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harmonize.evaluation.likelihood import Pair, in_batches, rows_that_fit, target_logits
 from harmonize.models.batching import batched
-from harmonize.models.generate import Adjust, takes_logits_to_keep
+from harmonize.models.generate import Adjust, Progress, takes_logits_to_keep
 from harmonize.models.head import evaluating
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def shared_rows(
     pad_id: int,
     batch_size: int = 256,
     adjust: Adjust | None = None,
+    progress: Progress | None = None,
 ) -> list[list[TokenRow]]:
     """Statistics of several targets of each prompt, with the prompt's keys and values computed once.
 
@@ -124,6 +125,7 @@ def shared_rows(
         model: A causal LM. groups: (prompt, its targets), none of them empty.
         pad_id, adjust: As in `token_rows`.
         batch_size: Targets of one forward; a prompt with more has a batch of its own.
+        progress: Called with (prompts done, prompts in all).
 
     Returns:
         For each group one `TokenRow` per target, in order. A model whose cache cannot be repeated row by row reads the
@@ -136,6 +138,7 @@ def shared_rows(
         raise ValueError("shared_rows needs at least one token in every prompt and target")
     found: list[list[TokenRow]] = [[] for _ in groups]
     order = [i for i in sorted(range(len(groups)), key=lambda i: (-_size(groups[i]), i)) if groups[i][1]]
+    done = 0
 
     def fit(part: Sequence[int]) -> int:
         columns = max(len(t) for i in part for t in groups[i][1])
@@ -152,6 +155,9 @@ def shared_rows(
         ):
             for i, row in zip(part, rows, strict=True):
                 found[i] = row
+            done += len(part)
+            if progress is not None:
+                progress(done, len(order))
     return found
 
 

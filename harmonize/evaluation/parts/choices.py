@@ -32,7 +32,9 @@ class Wmdp(Part):
         form: letters (options listed, the answer is a letter, no chat template: the form of lm-evaluation-harness) or
             options (the question in the model's template, each option as its answer, summed log-probability).
 
-    Source: arXiv 2403.03218, zero-shot; the prompt of lm-evaluation-harness as recalled, not compared with its code.
+    Source: arXiv 2403.03218, zero-shot; prompt and tokens of `wmdp_<domain>` in lm-evaluation-harness 0.4.13 (code;
+        a test compares choices and log-probabilities). There a tie goes to the first option and a prompt that is too
+        long loses its beginning.
     """
 
     root: str | None = None
@@ -147,7 +149,7 @@ def _group(scene: Scene, e: Example, form: str, header: str) -> tuple[Ids, list[
     letters = [chr(ord("A") + n) for n in range(len(e.choices))]
     listed = "".join(f"{a}. {c}\n" for a, c in zip(letters, e.choices, strict=True))
     text = f"{header}{e.question.strip()}\n{listed}Answer:"
-    return scene.opened(text, str(e.role)), [scene.renderer.next_ids(a) for a in letters]
+    return scene.continued(text, [f" {a}" for a in letters], f"item '{e.id}'", str(e.role))
 
 
 @lru_cache(maxsize=4)
