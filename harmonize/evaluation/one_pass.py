@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 
 from harmonize.evaluation.likelihood import Pair, in_batches, rows_that_fit, target_logits
 from harmonize.models.batching import batched
@@ -26,6 +27,8 @@ Group = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 # Logits that are held in double precision at once.
 _CHUNK = 1 << 23
+# Prompts that begin with this many equal ids, and how many of them, are read apart from others. Our choice.
+_HEAD, _WORTH = 64, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +131,9 @@ def shared_rows(
         progress: Called with (prompts done, prompts in all).
 
     Returns:
-        For each group one `TokenRow` per target, in order. A model whose cache cannot be repeated row by row reads the
-        prompt with every target instead; the figures are the same.
+        For each group one `TokenRow` per target, in order. What many prompts begin with, such as the examples of
+        few-shot prompts, is read once a batch. A model whose cache cannot be repeated row by row reads the prompt with
+        every target instead; the figures are the same.
 
     Raises:
         ValueError: An empty prompt or target.
@@ -150,15 +154,27 @@ def shared_rows(
         return len(part)
 
     with torch.no_grad(), evaluating(model):
-        for part, rows in batched(
-            order, batch_size, lambda some: _shared(model, [groups[i] for i in some], pad_id, adjust), fit
-        ):
-            for i, row in zip(part, rows, strict=True):
-                found[i] = row
-            done += len(part)
-            if progress is not None:
-                progress(done, len(order))
+        for own in _by_beginning(order, groups):
+            for part, rows in batched(
+                own, batch_size, lambda some: _shared(model, [groups[i] for i in some], pad_id, adjust), fit
+            ):
+                for i, row in zip(part, rows, strict=True):
+                    found[i] = row
+                done += len(part)
+                if progress is not None:
+                    progress(done, len(order))
     return found
+
+
+def _by_beginning(order: Sequence[int], groups: Sequence[Group]) -> list[list[int]]:
+    """Prompts with the same examples before the question apart from the others; each part in the order given."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i in order:
+        found.setdefault(tuple(groups[i][0][:_HEAD]), []).append(i)
+    apart = [own for begun, own in found.items() if len(begun) == _HEAD and len(own) >= _WORTH]
+    taken = {i for own in apart for i in own}
+    rest = [i for i in order if i not in taken]
+    return [*apart, rest] if rest else apart
 
 
 def _shared(
@@ -166,17 +182,7 @@ def _shared(
 ) -> list[list[TokenRow]]:
     device = next(model.parameters()).device
     prompts = [list(p) for p, _ in groups]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    keep = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
-    read = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp_min(0),
-        use_cache=True,
-        **keep,
-    )
+    read, mask = _read(model, prompts, pad_id)
     owner = [n for n, (_, targets) in enumerate(groups) for _ in targets]
     targets = [list(t) for _, some in groups for t in some]
     past = read.past_key_values
@@ -210,6 +216,55 @@ def _shared(
         flat_logits = adjust(flat_logits.float(), [p for p, _ in before], [t for _, t in before])
     found = _cut(token_statistics(flat_logits, labels[scored]), [len(t) for t in targets])
     return _grouped(found, groups)
+
+
+def _read(model: nn.Module, prompts: Sequence[list[int]], pad_id: int) -> tuple[Any, Tensor]:
+    """The model's output after some prompts, keys and values included, and which columns of these are no padding.
+
+    What all prompts begin with (the examples of few-shot prompts) is read once, where the model keeps plain keys and
+    values: then padding stands between that and the rest.
+    """
+    device = next(model.parameters()).device
+    keep = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
+    common = _common(prompts)
+    past = _repeated(model, prompts[0][:common], len(prompts), keep) if common >= _HEAD else None
+    common = 0 if past is None else common
+    rest = [p[common:] for p in prompts]
+    width = max(map(len, rest))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in rest], device=device)
+    own = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in rest], device=device)
+    mask = torch.cat([own.new_ones((len(rest), common)), own], 1)
+    given = {} if past is None else {"past_key_values": past}
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=common + (own.cumsum(1) - 1).clamp_min(0),
+        use_cache=True,
+        **given,
+        **keep,
+    )
+    return output, mask
+
+
+def _repeated(model: nn.Module, ids: list[int], times: int, keep: dict[str, Any]) -> Any:
+    """Keys and values of some ids for several rows; None where a model keeps something else."""
+    device = next(model.parameters()).device
+    past = model(input_ids=torch.tensor([ids], device=device), use_cache=True, **keep).past_key_values
+    if not all(type(layer) is DynamicLayer for layer in getattr(past, "layers", None) or [None]):
+        return None
+    past.batch_select_indices(torch.zeros(times, dtype=torch.long, device=device))
+    return past
+
+
+def _common(prompts: Sequence[list[int]]) -> int:
+    """How many ids all of several prompts begin with, at least one of each left over."""
+    if len(prompts) < 2:
+        return 0
+    low, high = min(prompts), max(prompts)  # what these two share, all share
+    same = next(
+        (n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
+    return min(same, min(map(len, prompts)) - 1)
 
 
 def _size(group: Group) -> int:

@@ -115,7 +115,7 @@ def test_it_gives_what_simple_evaluate_gives(
                 ours = report.metrics[f"{name}_{metric}"]
                 assert ours.value == values[f"{metric},none"], (name, metric)
                 assert ours.stderr == pytest.approx(values[f"{metric}_stderr,none"])
-                assert ours.ci_high - ours.ci_low == pytest.approx(2 * 1.959964 * ours.stderr)
+                assert 0 <= ours.ci_low <= ours.value <= ours.ci_high <= 1
     own = {s["example_id"]: s for s in report.samples}
     assert len(own) == sum(len(s) for s in found["samples"].values()) == 36
     for name, samples in found["samples"].items():
@@ -384,7 +384,7 @@ def test_settings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(
         DataError,
-        match=r"allenai/ai2_arc of the hub.*no route to host.*\+p\.local\.arc_easy=<folder or file>",
+        match=r"allenai/ai2_arc of the hub.*no route to host.*\+\+p\.local\.arc_easy=<folder or file>",
     ):
         load(["arc_easy"], "p", local={})
     monkeypatch.setattr(part_module, "installed", lambda: False)

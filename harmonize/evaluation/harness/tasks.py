@@ -238,7 +238,7 @@ class _Builder:
                 raise DataError(f"lm-eval's task '{name}' cannot be read ({why}).") from error
             raise DataError(
                 f"lm-eval's task '{name}' needs {shown} of the hub, which is neither reachable nor kept here ({why}). "
-                f"Name local files instead: +{self.at}.local.{name}=<folder or file>."
+                f"Name local files instead: ++{self.at}.local.{name}=<folder or file>."
             ) from error
         children = {t.task_name for g in loaded["groups"].values() for t in g.get_all_tasks()}
         inner = {s.name for g in loaded["groups"].values() for s in g.get_all_groups()}
@@ -268,7 +268,7 @@ class _Builder:
         if key is None:
             raise ConfigError(
                 f"{self.at}.local names files for some tasks of a group, but none for '{name}'. Name them: "
-                f"+{self.at}.local.{name}=<folder or file>."
+                f"++{self.at}.local.{name}=<folder or file>."
             )
         self.used.add(key)
         docs = read_docs({**config, "task": name}, self.local[key])

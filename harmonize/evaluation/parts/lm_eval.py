@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -212,27 +212,47 @@ def _evaluate(lm: Any, chosen: dict[str, Any], told: str | None, part: LmEval, s
 
 def _add(report: Report, found: Any, loaded: Loaded, scene: Scene, role: str) -> None:
     """Figures and samples of a run of the harness."""
-    deviations = NormalDist().inv_cdf(0.5 + scene.suite.confidence / 2)
     within = _totals(loaded, set(found["results"]))
+    samples = [
+        sample
+        for name, some in found["samples"].items()
+        for sample in _samples(name, loaded.tasks[name], some, scene, role, within.get(name, ()))
+    ]
+    report.samples += samples
+    shares: dict[str, list[tuple[float, str]]] = {}
+    for sample in samples:
+        for figure, value in sample["figures"].items():
+            shares.setdefault(figure, []).append((value, sample["subject"]))
     for name, values in found["results"].items():
         up = found["higher_is_better"].get(name) or {}
         for key, value in values.items():
             metric, comma, kind = key.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
-            error = values.get(f"{metric}_stderr,{kind}")
-            spread = float(error) if isinstance(error, int | float) else None
-            around = None if spread is None else deviations * spread
-            report.metrics[_figure(name, metric, kind)] = Metric(
-                float(value),
-                int(values.get("sample_len") or 0),
-                None if around is None else value - around,
-                None if around is None else value + around,
-                (up.get(metric) is not False) != (role == Role.FORGET),
-                stderr=spread,
+            figure, error = _figure(name, metric, kind), values.get(f"{metric}_stderr,{kind}")
+            report.metrics[figure] = _measured(
+                scene,
+                figure,
+                Metric(
+                    float(value),
+                    int(values.get("sample_len") or 0),
+                    higher_is_better=(up.get(metric) is not False) != (role == Role.FORGET),
+                    stderr=float(error) if isinstance(error, int | float) else None,
+                ),
+                shares.get(figure, ()),
             )
-    for name, samples in found["samples"].items():
-        report.samples += _samples(name, loaded.tasks[name], samples, scene, role, within.get(name, ()))
+
+
+def _measured(scene: Scene, name: str, found: Metric, shares: Sequence[tuple[float, str]]) -> Metric:
+    """With an interval: by bootstrap where the figure is the mean over its rows, else by the standard error."""
+    if shares:
+        own = scene.mean(name, [v for v, _ in shares], [s for _, s in shares], found.higher_is_better)
+        if abs((own.value or 0.0) - (found.value or 0.0)) < 1e-9:
+            return replace(found, ci_low=own.ci_low, ci_high=own.ci_high)
+    if found.stderr is None or found.value is None:
+        return found
+    around = NormalDist().inv_cdf(0.5 + scene.suite.confidence / 2) * found.stderr
+    return replace(found, ci_low=found.value - around, ci_high=found.value + around)
 
 
 def _figure(name: str, metric: str, kind: str) -> str:
