@@ -7,7 +7,7 @@ prompt read once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,18 @@ def token_statistics(logits: Tensor, labels: Tensor) -> Tensor:
     return found
 
 
+def log_probs_and_first(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each label, and 1 where it is the first choice: what costs less than `token_statistics`.
+
+    [N, V], [N] -> [2, N] float64, from float32.
+    """
+    own = logits.float().log_softmax(-1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    return torch.stack([own.double(), (logits.argmax(-1) == labels).double()])
+
+
+Statistics = Callable[[Tensor, Tensor], Tensor]
+
+
 def token_rows(
     model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256, adjust: Adjust | None = None
 ) -> list[TokenRow]:
@@ -97,21 +109,31 @@ def token_rows(
     Raises:
         ValueError: An empty prompt or target.
     """
-    found: list[TokenRow | None] = [None] * len(pairs)
+    return [TokenRow(*t) for t in _tables(model, pairs, pad_id, batch_size, adjust, token_statistics)]
 
-    def run(some: list[Pair]) -> list[TokenRow]:
+
+def _tables(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    pad_id: int,
+    batch_size: int,
+    adjust: Adjust | None,
+    statistics: Statistics,
+) -> list[np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+
+    def run(some: list[Pair]) -> list[np.ndarray]:
         logits, labels, scored = target_logits(model, some, pad_id)
         flat = logits[scored]  # row by row, in each from the first target token to the last
         if adjust is not None:
             before = [(prompt, target[:j]) for prompt, target in some for j in range(len(target))]
             flat = adjust(flat.float(), [p for p, _ in before], [t for _, t in before])
-        return _cut(token_statistics(flat, labels[scored]), [len(t) for _, t in some])
+        return _cut(statistics(flat, labels[scored]), [len(t) for _, t in some])
 
     with torch.no_grad(), evaluating(model):
-        for part, rows in in_batches(model, pairs, batch_size, run):
-            for i, row in zip(part, rows, strict=True):
-                found[i] = row
-    return [row for row in found if row is not None]
+        for part, tables in in_batches(model, pairs, batch_size, run):
+            found.update(zip(part, tables, strict=True))
+    return [found[i] for i in range(len(pairs))]
 
 
 def shared_rows(
@@ -138,9 +160,38 @@ def shared_rows(
     Raises:
         ValueError: An empty prompt or target.
     """
+    tables = _shared_tables(model, groups, pad_id, batch_size, adjust, progress, token_statistics)
+    return [[TokenRow(*t) for t in own] for own in tables]
+
+
+def shared_log_probs(
+    model: nn.Module,
+    groups: Sequence[Group],
+    pad_id: int,
+    batch_size: int = 256,
+    adjust: Adjust | None = None,
+    progress: Progress | None = None,
+) -> list[list[tuple[float, bool]]]:
+    """(sum of the log-probabilities, whether every token is the first choice) of several targets of each prompt.
+
+    As `shared_rows` in everything else, at less cost.
+    """
+    tables = _shared_tables(model, groups, pad_id, batch_size, adjust, progress, log_probs_and_first)
+    return [[(float(t[0].sum()), bool(t[1].all())) for t in own] for own in tables]
+
+
+def _shared_tables(
+    model: nn.Module,
+    groups: Sequence[Group],
+    pad_id: int,
+    batch_size: int,
+    adjust: Adjust | None,
+    progress: Progress | None,
+    statistics: Statistics,
+) -> list[list[np.ndarray]]:
     if any(not prompt or not all(targets) for prompt, targets in groups):
         raise ValueError("shared_rows needs at least one token in every prompt and target")
-    found: list[list[TokenRow]] = [[] for _ in groups]
+    found: list[list[np.ndarray]] = [[] for _ in groups]
     order = [i for i in sorted(range(len(groups)), key=lambda i: (-_size(groups[i]), i)) if groups[i][1]]
     done = 0
 
@@ -156,7 +207,10 @@ def shared_rows(
     with torch.no_grad(), evaluating(model):
         for own in _by_beginning(order, groups):
             for part, rows in batched(
-                own, batch_size, lambda some: _shared(model, [groups[i] for i in some], pad_id, adjust), fit
+                own,
+                batch_size,
+                lambda some: _shared(model, [groups[i] for i in some], pad_id, adjust, statistics),
+                fit,
             ):
                 for i, row in zip(part, rows, strict=True):
                     found[i] = row
@@ -178,8 +232,8 @@ def _by_beginning(order: Sequence[int], groups: Sequence[Group]) -> list[list[in
 
 
 def _shared(
-    model: nn.Module, groups: Sequence[Group], pad_id: int, adjust: Adjust | None
-) -> list[list[TokenRow]]:
+    model: nn.Module, groups: Sequence[Group], pad_id: int, adjust: Adjust | None, statistics: Statistics
+) -> list[list[np.ndarray]]:
     device = next(model.parameters()).device
     prompts = [list(p) for p, _ in groups]
     read, mask = _read(model, prompts, pad_id)
@@ -187,10 +241,8 @@ def _shared(
     targets = [list(t) for _, some in groups for t in some]
     past = read.past_key_values
     if not hasattr(past, "batch_select_indices"):
-        flat = token_rows(
-            model, [(prompts[n], t) for n, t in zip(owner, targets, strict=True)], pad_id, len(owner), adjust
-        )
-        return _grouped(flat, groups)
+        pairs = [(prompts[n], t) for n, t in zip(owner, targets, strict=True)]
+        return _grouped(_tables(model, pairs, pad_id, len(owner), adjust, statistics), groups)
     index = torch.tensor(owner, device=device)
     first = read.logits[index, -1]
     longest = max(map(len, targets))
@@ -214,7 +266,7 @@ def _shared(
     if adjust is not None:
         before = [(prompts[n], t[:j]) for n, t in zip(owner, targets, strict=True) for j in range(len(t))]
         flat_logits = adjust(flat_logits.float(), [p for p, _ in before], [t for _, t in before])
-    found = _cut(token_statistics(flat_logits, labels[scored]), [len(t) for t in targets])
+    found = _cut(statistics(flat_logits, labels[scored]), [len(t) for t in targets])
     return _grouped(found, groups)
 
 
@@ -271,18 +323,18 @@ def _size(group: Group) -> int:
     return len(group[0]) + max(map(len, group[1]), default=0)
 
 
-def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[TokenRow]:
-    """[4, N] -> one row per target."""
-    table, rows, at = statistics.cpu().numpy(), [], 0
+def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """[k, N] -> one table [k, length] per target."""
+    table, tables, at = statistics.cpu().numpy(), [], 0
     for n in lengths:
-        rows.append(TokenRow(*table[:, at : at + n].copy()))
+        tables.append(table[:, at : at + n].copy())
         at += n
-    return rows
+    return tables
 
 
-def _grouped(rows: Sequence[TokenRow], groups: Sequence[Group]) -> list[list[TokenRow]]:
+def _grouped(tables: Sequence[np.ndarray], groups: Sequence[Group]) -> list[list[np.ndarray]]:
     found, at = [], 0
     for _, targets in groups:
-        found.append(list(rows[at : at + len(targets)]))
+        found.append(list(tables[at : at + len(targets)]))
         at += len(targets)
     return found

@@ -143,28 +143,6 @@ class Scene:
         head = self.renderer.plain.instruction.format(instruction=told) if told else ""
         return self.renderer.opened_ids(head + text)
 
-    def continued(
-        self, text: str, options: Sequence[str], where: str, role: str = ""
-    ) -> tuple[Ids, list[Ids]]:
-        """Ids of running text, and of each of its continuations: both tokenised as one, and cut where the text ends.
-
-        That is how lm-evaluation-harness does it, so that log-probabilities are of the same tokens.
-
-        Args:
-            options: Each with the space that it begins with.
-            where: Names the row in the message.
-
-        Raises:
-            DataError: A continuation is merged into the text.
-        """
-        before = self.opened(text, role)
-        found = [self.opened(text + option, role)[len(before) :] for option in options]
-        if not all(found):
-            raise DataError(
-                f"{where}: the tokenizer merges an option into the text before it. Leave the row out."
-            )
-        return before, found
-
     def target(self, text: str, where: str) -> Ids:
         """Ids of an answer, without the end of turn.
 

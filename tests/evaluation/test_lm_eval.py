@@ -370,6 +370,12 @@ def test_settings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load(["mmlu_virology"], "p", local={"mmlu": folder})
     with pytest.raises(ConfigError, match=r"p.local.arc belongs to none of the tasks"):
         load(["mmlu_us_foreign_policy"], "p", local={"mmlu": folder, "arc": folder})
+    with pytest.raises(
+        ConfigError, match=r"none for 'mmlu_econometrics'\. Name them: \+\+p\.local\.mmlu_econometrics="
+    ):
+        load(["mmlu_social_sciences"], "p", local={"mmlu_sociology": folder})
+    by_group = load(["mmlu_social_sciences"], "p", local={"mmlu_social_sciences": folder})
+    assert list(by_group.tasks) == ["mmlu_us_foreign_policy"] and "1 of its 12 tasks" in by_group.notes[0]
     with pytest.raises(ConfigError, match="named twice"):
         load(["mmlu_us_foreign_policy", "mmlu_social_sciences"], "p", local={"mmlu": folder})
     root = Path(lm_eval.__file__).parent / "tasks" / "arc"

@@ -23,7 +23,7 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from harmonize.errors import DataError
-from harmonize.evaluation.one_pass import shared_rows
+from harmonize.evaluation.one_pass import shared_log_probs
 from harmonize.evaluation.suite import NotMeasured
 from harmonize.evaluation.surface import Progress, Surface
 
@@ -103,7 +103,7 @@ class SurfaceLM(TemplateLM):
         for context, said in pairs:
             groups.setdefault(context, {})[said] = None
         model, adjust = self.surface.scorer(list(groups))
-        rows = shared_rows(
+        answers = shared_log_probs(
             model,
             [(context, list(some)) for context, some in groups.items()],
             self.renderer.pad_id,
@@ -112,9 +112,9 @@ class SurfaceLM(TemplateLM):
             self.progress,
         )
         known = {
-            (context, said): (float(row.log_probs.sum()), bool(row.first.all()))
-            for (context, some), found in zip(groups.items(), rows, strict=True)
-            for said, row in zip(some, found, strict=True)
+            (context, said): answer
+            for (context, some), own in zip(groups.items(), answers, strict=True)
+            for said, answer in zip(some, own, strict=True)
         }
         return [known[pair] for pair in pairs]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -195,24 +195,24 @@ class _Builder:
     num_fewshot: int | None
     notes: list[str]
     used: set[str] = field(default_factory=set)
+    typed: str | None = None  # the key of what is being built
 
     def build(self, name: str) -> list[Task | Group]:
         """What stands behind a name; rows of local tasks come from files."""
-        if self._key(name) is None:
+        leaves = set(_leaves(self.manager, name))
+        self.typed = self._key(name)
+        if self.typed is None and not any(self._key(leaf) for leaf in leaves):
             return self._of_the_hub(name)
         kept = self._locally(name)
-        leaves = set(_leaves(self.manager, name))
-        absent = len(leaves) - len({t.task_name for item in kept for t in _tasks_in(item)})
-        key = str(self._key(name))
-        if absent == len(leaves):
-            what = f"any of its {absent} tasks" if absent > 1 else "it"
+        there = {t.task_name for item in kept for t in _tasks_in(item)}
+        if not there:
             raise DataError(
-                f"{self.at}.local.{key}={self.local[key]}: there are no rows for '{name}' ({what})."
+                f"{self.at}.local: there are no rows for '{name}' in {', '.join(self.local.values())}."
             )
-        if absent:
+        if there != leaves:
             self.notes.append(
-                f"{name}: {self.local[key]} has rows for {len(leaves) - absent} of its {len(leaves)} tasks; the others "
-                "are left out, so its total is not the published figure."
+                f"{name}: there are local rows for {len(there)} of its {len(leaves)} tasks; the others are left out, "
+                "so its total is not the published figure."
             )
         return kept
 
@@ -248,7 +248,11 @@ class _Builder:
         ]
 
     def _locally(self, name: str) -> list[Task | Group]:
-        entry = self.manager.task_index[name]
+        entry = self.manager.task_index.get(name)
+        if entry is None:
+            raise ConfigError(
+                f"{self.at}.local: '{name}' is written inside its group, so its rows cannot be local. Leave it out."
+            )
         config = dict(entry.cfg or {})
         if entry.kind.name == "TAG":
             return [item for child in sorted(entry.tags) for item in self._locally(child)]
@@ -264,7 +268,7 @@ class _Builder:
         return [task] if task is not None else []
 
     def _task(self, name: str, config: Mapping[str, Any]) -> Task | None:
-        key = self._key(name)
+        key = self._key(name) or self.typed
         if key is None:
             raise ConfigError(
                 f"{self.at}.local names files for some tasks of a group, but none for '{name}'. Name them: "
@@ -332,15 +336,19 @@ def _leaves(manager: TaskManager, name: str) -> list[str]:
 def _manager(names: Sequence[str], include: str | None) -> TaskManager:
     """Knows the names; reading all of the harness's ten thousand YAMLs takes half a minute, so only if it must."""
     root = Path(lm_eval.tasks.__file__).parent
+    near = dict.fromkeys(root / re.split("[_-]", n)[0] for n in names)
     extra = [str(Path(include).expanduser())] if include is not None else []
-    near = [
-        str(root / p) for p in dict.fromkeys(re.split("[_-]", n)[0] for n in names) if (root / p).is_dir()
-    ]
-    manager = TaskManager(include_defaults=False, include_path=[*near, *extra])
+    folders = (*(str(p) for p in near if p.is_dir()), *extra)
+    manager = TaskManager(include_defaults=False, include_path=list(folders)) if extra else _near(folders)
     if all(n in manager.task_index for n in names):
         return manager
     say("Reading lm-eval's list of tasks ...")
     return _everything(extra)
+
+
+@lru_cache(maxsize=4)
+def _near(folders: tuple[str, ...]) -> TaskManager:
+    return TaskManager(include_defaults=False, include_path=list(folders))
 
 
 def _everything(extra: Sequence[str]) -> TaskManager:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
 from harmonize.data.sources import wmdp
-from harmonize.errors import did_you_mean
+from harmonize.errors import DataError, did_you_mean
 from harmonize.evaluation.choices import credit
 from harmonize.evaluation.parts.rows import content_key, examples_in, limited, read_or_tell, root_problems
 from harmonize.evaluation.report import Report
@@ -149,7 +149,30 @@ def _group(scene: Scene, e: Example, form: str, header: str) -> tuple[Ids, list[
     letters = [chr(ord("A") + n) for n in range(len(e.choices))]
     listed = "".join(f"{a}. {c}\n" for a, c in zip(letters, e.choices, strict=True))
     text = f"{header}{e.question.strip()}\n{listed}Answer:"
-    return scene.continued(text, [f" {a}" for a in letters], f"item '{e.id}'", str(e.role))
+    return continued(scene, text, [f" {a}" for a in letters], f"item '{e.id}'", str(e.role))
+
+
+def continued(
+    scene: Scene, text: str, options: Sequence[str], where: str, role: str = ""
+) -> tuple[Ids, list[Ids]]:
+    """Ids of running text, and of each continuation: tokenised as one, and cut where the text's own ids end.
+
+    So does lm-evaluation-harness; log-probabilities are of the same tokens.
+
+    Args:
+        options: Each with the space that it begins with.
+        where: Names the row in the message.
+
+    Raises:
+        DataError: A continuation is merged into the text.
+    """
+    before = scene.opened(text, role)
+    found = [scene.opened(text + option, role)[len(before) :] for option in options]
+    if not all(found):
+        raise DataError(
+            f"{where}: the tokenizer merges an option into the text before it. Leave the row out."
+        )
+    return before, found
 
 
 @lru_cache(maxsize=4)
