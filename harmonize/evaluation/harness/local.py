@@ -101,7 +101,11 @@ def _arc(path: str, config: Mapping[str, Any]) -> Docs:
 
 @lru_cache(maxsize=4)
 def _arc_all(path: str, subset: str) -> tuple[Example, ...]:
-    return _examples(arc.read(name="arc", root=path, subset=subset).read())
+    try:
+        source = arc.read(name="arc", root=path, subset=subset)
+    except DataError:  # files of the other subset alone
+        return ()
+    return _examples(source.read())
 
 
 def _examples(records: Iterable[Record]) -> tuple[Example, ...]:
