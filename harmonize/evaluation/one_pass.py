@@ -301,7 +301,11 @@ def _read(model: nn.Module, prompts: Sequence[list[int]], pad_id: int) -> tuple[
 def _repeated(model: nn.Module, ids: list[int], times: int, keep: dict[str, Any]) -> Any:
     """Keys and values of some ids for several rows; None where a model keeps something else."""
     device = next(model.parameters()).device
-    past = model(input_ids=torch.tensor([ids], device=device), use_cache=True, **keep).past_key_values
+    row = torch.tensor([ids], device=device)
+    place = torch.arange(len(ids), device=device).unsqueeze(0)
+    past = model(
+        input_ids=row, attention_mask=torch.ones_like(row), position_ids=place, use_cache=True, **keep
+    ).past_key_values
     if not all(type(layer) is DynamicLayer for layer in getattr(past, "layers", None) or [None]):
         return None
     past.batch_select_indices(torch.zeros(times, dtype=torch.long, device=device))

@@ -126,9 +126,15 @@ def test_what_all_prompts_begin_with_is_read_once(data, loaded) -> None:
     groups = [(head + p, [t, t[:2], t[:1]]) for p, t in _pairs(data, loaded.renderer)[:6]]
     alone = groups[0][0][:40], groups[0][1]  # another beginning
     seen = []
-    handle = loaded.model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+
+    def look(_, args, kwargs) -> None:
+        # a model of two, as guard=logit_offset has it, needs all three
+        assert (
+            kwargs["attention_mask"] is not None and kwargs["position_ids"].shape == kwargs["input_ids"].shape
+        )
+        seen.append(tuple(kwargs["input_ids"].shape))
+
+    handle = loaded.model.register_forward_pre_hook(look, with_kwargs=True)
     found = shared_rows(loaded.model, [*groups[:3], alone, *groups[3:]], loaded.renderer.pad_id, 9)
     handle.remove()
     whole = [columns for rows, columns in seen if rows == 1]

@@ -21,7 +21,7 @@ import numpy as np
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.config.group import GroupConfig
-from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 
 from harmonize.console import say
@@ -78,9 +78,9 @@ class Loaded:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Inside, the harness neither logs nor draws bars, and has random numbers of its own: always the same ones."""
+    """Inside, the harness neither logs nor draws bars, and has its own random numbers from its own seeds."""
     state, arrays = random.getstate(), np.random.get_state()
-    random.seed(SEED)
+    random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(SEED)
     log = logging.getLogger("lm_eval")
     level, bars = log.level, datasets.are_progress_bars_disabled()
