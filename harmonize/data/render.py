@@ -6,10 +6,12 @@ attacks all build their sequences here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
+
+import jinja2
 
 from harmonize.data.corpus import content_hash
 from harmonize.data.example import Example
@@ -108,6 +110,25 @@ class Renderer:
     def next_ids(self, text: str) -> tuple[int, ...]:
         """Ids of a text that follows running text after a space."""
         return tuple(self._encode(self._space + text))
+
+    def conversation(self, turns: Sequence[Mapping[str, str]], generation: bool = True) -> str:
+        """Text of a conversation in the chat template, without a system turn where the template knows none.
+
+        Args:
+            turns: Each with `role` and `content`.
+            generation: End with the generation prompt; otherwise the last turn stays open, to be continued.
+
+        Raises:
+            ModelError: The tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise ModelError("The tokenizer has no chat template, so a conversation has no text.")
+        how: dict[str, Any] = {"add_generation_prompt": generation, "continue_final_message": not generation}
+        apply = partial(self.tokenizer.apply_chat_template, tokenize=False, **how, **_FIXED_CHAT_ARGUMENTS)
+        try:
+            return str(apply([dict(t) for t in turns]))
+        except jinja2.TemplateError:
+            return str(apply([dict(t) for t in turns if t["role"] != "system"]))
 
     def answer_prefix(self, example: Example, depth: float) -> tuple[int, ...]:
         """The first part of the true answer as a prefill; never a token of the scored value.

@@ -1,7 +1,8 @@
 """Multiple choice by option log-likelihood: the utility axis.
 
-Source: the protocol of MMLU in lm-evaluation-harness (`acc` sums log-probabilities, `acc_norm` divides by length;
-ours divides by tokens). Exact ties share the point, so a model that knows nothing scores chance.
+Source: `acc` and `acc_norm` of lm-evaluation-harness 0.4.13 (code): summed log-probabilities, and those divided by the
+option's characters. Without a chat template the prompt is that of its ARC tasks. Exact ties share the point, so a model
+that knows nothing scores chance (there the first option wins).
 """
 
 from __future__ import annotations
@@ -32,25 +33,22 @@ def judge_choices(
     instruction: str | None = None,
     instruct_roles: Collection[str] = (),
 ) -> list[Record]:
-    """One record per item; `score` by summed, `details.score_norm` by length-normalised log-probability."""
+    """One record per item; `score` by summed, `details.score_norm` by log-probability per character."""
     renderer = surface.renderer
-    pairs, lengths = [], []
-    questions = []
+    pairs, questions = [], []
     for e in items:
         told = instruction if instruction and e.role in instruct_roles else None
         prompt = renderer.prompt_ids(e.question, told)
         questions.append(Question(e, e.question, prompt, trained=False, instruction=told))
         for option in e.choices:
-            ids = renderer.answer_ids(option)
-            pairs.append((prompt, ids))
-            lengths.append(len(ids))
+            pairs.append((prompt, renderer.answer_ids(option)))
     sums = surface.log_probs(pairs, batch_size) if pairs else []
     records, at = [], 0
     for question in questions:
         e = question.example
         right = int(e.answer_index or 0)
         own = sums[at : at + len(e.choices)]
-        normalised = [s / n for s, n in zip(own, lengths[at : at + len(e.choices)], strict=True)]
+        normalised = [s / max(1, len(option)) for s, option in zip(own, e.choices, strict=True)]
         at += len(e.choices)
         score = credit(own, right)
         records.append(

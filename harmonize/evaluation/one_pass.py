@@ -7,16 +7,17 @@ prompt read once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 
 from harmonize.evaluation.likelihood import Pair, in_batches, rows_that_fit, target_logits
 from harmonize.models.batching import batched
-from harmonize.models.generate import Adjust, takes_logits_to_keep
+from harmonize.models.generate import Adjust, Progress, takes_logits_to_keep
 from harmonize.models.head import evaluating
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ Group = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 # Logits that are held in double precision at once.
 _CHUNK = 1 << 23
+# Prompts that begin with this many equal ids, and how many of them, are read apart from others. Our choice.
+_HEAD, _WORTH = 64, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,18 @@ def token_statistics(logits: Tensor, labels: Tensor) -> Tensor:
     return found
 
 
+def log_probs_and_first(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each label, and 1 where it is the first choice: what costs less than `token_statistics`.
+
+    [N, V], [N] -> [2, N] float64, from float32.
+    """
+    own = logits.float().log_softmax(-1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    return torch.stack([own.double(), (logits.argmax(-1) == labels).double()])
+
+
+Statistics = Callable[[Tensor, Tensor], Tensor]
+
+
 def token_rows(
     model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256, adjust: Adjust | None = None
 ) -> list[TokenRow]:
@@ -94,21 +109,31 @@ def token_rows(
     Raises:
         ValueError: An empty prompt or target.
     """
-    found: list[TokenRow | None] = [None] * len(pairs)
+    return [TokenRow(*t) for t in _tables(model, pairs, pad_id, batch_size, adjust, token_statistics)]
 
-    def run(some: list[Pair]) -> list[TokenRow]:
+
+def _tables(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    pad_id: int,
+    batch_size: int,
+    adjust: Adjust | None,
+    statistics: Statistics,
+) -> list[np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+
+    def run(some: list[Pair]) -> list[np.ndarray]:
         logits, labels, scored = target_logits(model, some, pad_id)
         flat = logits[scored]  # row by row, in each from the first target token to the last
         if adjust is not None:
             before = [(prompt, target[:j]) for prompt, target in some for j in range(len(target))]
             flat = adjust(flat.float(), [p for p, _ in before], [t for _, t in before])
-        return _cut(token_statistics(flat, labels[scored]), [len(t) for _, t in some])
+        return _cut(statistics(flat, labels[scored]), [len(t) for _, t in some])
 
     with torch.no_grad(), evaluating(model):
-        for part, rows in in_batches(model, pairs, batch_size, run):
-            for i, row in zip(part, rows, strict=True):
-                found[i] = row
-    return [row for row in found if row is not None]
+        for part, tables in in_batches(model, pairs, batch_size, run):
+            found.update(zip(part, tables, strict=True))
+    return [found[i] for i in range(len(pairs))]
 
 
 def shared_rows(
@@ -117,6 +142,7 @@ def shared_rows(
     pad_id: int,
     batch_size: int = 256,
     adjust: Adjust | None = None,
+    progress: Progress | None = None,
 ) -> list[list[TokenRow]]:
     """Statistics of several targets of each prompt, with the prompt's keys and values computed once.
 
@@ -124,18 +150,50 @@ def shared_rows(
         model: A causal LM. groups: (prompt, its targets), none of them empty.
         pad_id, adjust: As in `token_rows`.
         batch_size: Targets of one forward; a prompt with more has a batch of its own.
+        progress: Called with (prompts done, prompts in all).
 
     Returns:
-        For each group one `TokenRow` per target, in order. A model whose cache cannot be repeated row by row reads the
-        prompt with every target instead; the figures are the same.
+        For each group one `TokenRow` per target, in order. What many prompts begin with, such as the examples of
+        few-shot prompts, is read once a batch. A model whose cache cannot be repeated row by row reads the prompt with
+        every target instead; the figures are the same.
 
     Raises:
         ValueError: An empty prompt or target.
     """
+    tables = _shared_tables(model, groups, pad_id, batch_size, adjust, progress, token_statistics)
+    return [[TokenRow(*t) for t in own] for own in tables]
+
+
+def shared_log_probs(
+    model: nn.Module,
+    groups: Sequence[Group],
+    pad_id: int,
+    batch_size: int = 256,
+    adjust: Adjust | None = None,
+    progress: Progress | None = None,
+) -> list[list[tuple[float, bool]]]:
+    """(sum of the log-probabilities, whether every token is the first choice) of several targets of each prompt.
+
+    As `shared_rows` in everything else, at less cost.
+    """
+    tables = _shared_tables(model, groups, pad_id, batch_size, adjust, progress, log_probs_and_first)
+    return [[(float(t[0].sum()), bool(t[1].all())) for t in own] for own in tables]
+
+
+def _shared_tables(
+    model: nn.Module,
+    groups: Sequence[Group],
+    pad_id: int,
+    batch_size: int,
+    adjust: Adjust | None,
+    progress: Progress | None,
+    statistics: Statistics,
+) -> list[list[np.ndarray]]:
     if any(not prompt or not all(targets) for prompt, targets in groups):
         raise ValueError("shared_rows needs at least one token in every prompt and target")
-    found: list[list[TokenRow]] = [[] for _ in groups]
+    found: list[list[np.ndarray]] = [[] for _ in groups]
     order = [i for i in sorted(range(len(groups)), key=lambda i: (-_size(groups[i]), i)) if groups[i][1]]
+    done = 0
 
     def fit(part: Sequence[int]) -> int:
         columns = max(len(t) for i in part for t in groups[i][1])
@@ -147,38 +205,44 @@ def shared_rows(
         return len(part)
 
     with torch.no_grad(), evaluating(model):
-        for part, rows in batched(
-            order, batch_size, lambda some: _shared(model, [groups[i] for i in some], pad_id, adjust), fit
-        ):
-            for i, row in zip(part, rows, strict=True):
-                found[i] = row
+        for own in _by_beginning(order, groups):
+            for part, rows in batched(
+                own,
+                batch_size,
+                lambda some: _shared(model, [groups[i] for i in some], pad_id, adjust, statistics),
+                fit,
+            ):
+                for i, row in zip(part, rows, strict=True):
+                    found[i] = row
+                done += len(part)
+                if progress is not None:
+                    progress(done, len(order))
     return found
 
 
+def _by_beginning(order: Sequence[int], groups: Sequence[Group]) -> list[list[int]]:
+    """Prompts with the same examples before the question apart from the others; each part in the order given."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i in order:
+        found.setdefault(tuple(groups[i][0][:_HEAD]), []).append(i)
+    apart = [own for begun, own in found.items() if len(begun) == _HEAD and len(own) >= _WORTH]
+    taken = {i for own in apart for i in own}
+    rest = [i for i in order if i not in taken]
+    return [*apart, rest] if rest else apart
+
+
 def _shared(
-    model: nn.Module, groups: Sequence[Group], pad_id: int, adjust: Adjust | None
-) -> list[list[TokenRow]]:
+    model: nn.Module, groups: Sequence[Group], pad_id: int, adjust: Adjust | None, statistics: Statistics
+) -> list[list[np.ndarray]]:
     device = next(model.parameters()).device
     prompts = [list(p) for p, _ in groups]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    keep = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
-    read = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp_min(0),
-        use_cache=True,
-        **keep,
-    )
+    read, mask = _read(model, prompts, pad_id)
     owner = [n for n, (_, targets) in enumerate(groups) for _ in targets]
     targets = [list(t) for _, some in groups for t in some]
     past = read.past_key_values
     if not hasattr(past, "batch_select_indices"):
-        flat = token_rows(
-            model, [(prompts[n], t) for n, t in zip(owner, targets, strict=True)], pad_id, len(owner), adjust
-        )
-        return _grouped(flat, groups)
+        pairs = [(prompts[n], t) for n, t in zip(owner, targets, strict=True)]
+        return _grouped(_tables(model, pairs, pad_id, len(owner), adjust, statistics), groups)
     index = torch.tensor(owner, device=device)
     first = read.logits[index, -1]
     longest = max(map(len, targets))
@@ -202,26 +266,79 @@ def _shared(
     if adjust is not None:
         before = [(prompts[n], t[:j]) for n, t in zip(owner, targets, strict=True) for j in range(len(t))]
         flat_logits = adjust(flat_logits.float(), [p for p, _ in before], [t for _, t in before])
-    found = _cut(token_statistics(flat_logits, labels[scored]), [len(t) for t in targets])
+    found = _cut(statistics(flat_logits, labels[scored]), [len(t) for t in targets])
     return _grouped(found, groups)
+
+
+def _read(model: nn.Module, prompts: Sequence[list[int]], pad_id: int) -> tuple[Any, Tensor]:
+    """The model's output after some prompts, keys and values included, and which columns of these are no padding.
+
+    What all prompts begin with (the examples of few-shot prompts) is read once, where the model keeps plain keys and
+    values: then padding stands between that and the rest.
+    """
+    device = next(model.parameters()).device
+    keep = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
+    common = _common(prompts)
+    past = _repeated(model, prompts[0][:common], len(prompts), keep) if common >= _HEAD else None
+    common = 0 if past is None else common
+    rest = [p[common:] for p in prompts]
+    width = max(map(len, rest))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in rest], device=device)
+    own = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in rest], device=device)
+    mask = torch.cat([own.new_ones((len(rest), common)), own], 1)
+    given = {} if past is None else {"past_key_values": past}
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=common + (own.cumsum(1) - 1).clamp_min(0),
+        use_cache=True,
+        **given,
+        **keep,
+    )
+    return output, mask
+
+
+def _repeated(model: nn.Module, ids: list[int], times: int, keep: dict[str, Any]) -> Any:
+    """Keys and values of some ids for several rows; None where a model keeps something else."""
+    device = next(model.parameters()).device
+    row = torch.tensor([ids], device=device)
+    place = torch.arange(len(ids), device=device).unsqueeze(0)
+    past = model(
+        input_ids=row, attention_mask=torch.ones_like(row), position_ids=place, use_cache=True, **keep
+    ).past_key_values
+    if not all(type(layer) is DynamicLayer for layer in getattr(past, "layers", None) or [None]):
+        return None
+    past.batch_select_indices(torch.zeros(times, dtype=torch.long, device=device))
+    return past
+
+
+def _common(prompts: Sequence[list[int]]) -> int:
+    """How many ids all of several prompts begin with, at least one of each left over."""
+    if len(prompts) < 2:
+        return 0
+    low, high = min(prompts), max(prompts)  # what these two share, all share
+    same = next(
+        (n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
+    return min(same, min(map(len, prompts)) - 1)
 
 
 def _size(group: Group) -> int:
     return len(group[0]) + max(map(len, group[1]), default=0)
 
 
-def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[TokenRow]:
-    """[4, N] -> one row per target."""
-    table, rows, at = statistics.cpu().numpy(), [], 0
+def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """[k, N] -> one table [k, length] per target."""
+    table, tables, at = statistics.cpu().numpy(), [], 0
     for n in lengths:
-        rows.append(TokenRow(*table[:, at : at + n].copy()))
+        tables.append(table[:, at : at + n].copy())
         at += n
-    return rows
+    return tables
 
 
-def _grouped(rows: Sequence[TokenRow], groups: Sequence[Group]) -> list[list[TokenRow]]:
+def _grouped(tables: Sequence[np.ndarray], groups: Sequence[Group]) -> list[list[np.ndarray]]:
     found, at = [], 0
     for _, targets in groups:
-        found.append(list(rows[at : at + len(targets)]))
+        found.append(list(tables[at : at + len(targets)]))
         at += len(targets)
     return found

@@ -91,12 +91,14 @@ def scores(metric: str, samples: Mapping[Key, Sample]) -> Scored | None:
     """The items that a metric averages, from samples.
 
     Args:
-        metric: A name of the five axes or of an attack.
+        metric: A name of the five axes or of an attack, or one that samples name themselves (`figures`).
         samples: As `keyed` gives them.
 
     Returns:
         None for a metric whose items the samples do not name.
     """
+    if own := {k: s for k, s in samples.items() if metric in (s.get("figures") or ())}:
+        return {k: (float(s["figures"][metric]), _subject(s)) for k, s in own.items()}
     if m := _SAMPLED.fullmatch(metric):
         where = _where("forget", not m[1], (_LEAK if m[2] else LIKELIHOOD,))
         return _sampled(where, samples, int(m[2])) if m[2] else _each(where, samples)

@@ -24,6 +24,7 @@ LIBRARIES = (
     "safetensors",
     "numpy",
     "wandb",
+    "lm-eval",
 )
 
 

@@ -62,6 +62,7 @@ class Metric:
     n: Number of scored items behind it.
     ci_low, ci_high: Interval (clustered by subject), or None.
     higher_is_better: Direction.
+    stderr: Standard error, where a benchmark's own tool states one.
     """
 
     value: float | None
@@ -69,10 +70,11 @@ class Metric:
     ci_low: float | None = None
     ci_high: float | None = None
     higher_is_better: bool = True
+    stderr: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As written to `results.json`."""
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if k != "stderr" or v is not None}
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "metric") -> Metric:
@@ -86,7 +88,7 @@ class Metric:
         missing = [key for key in ("value", "n", "higher_is_better") if key not in data]
         if missing:
             raise RunError(f"{where}: missing {', '.join(missing)}.")
-        for key in ("value", "ci_low", "ci_high"):
+        for key in ("value", "ci_low", "ci_high", "stderr"):
             number = data.get(key)
             if number is not None and (
                 isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number)
@@ -105,6 +107,7 @@ class Metric:
             ci_low=data.get("ci_low"),
             ci_high=data.get("ci_high"),
             higher_is_better=data["higher_is_better"],
+            stderr=data.get("stderr"),
         )
 
 

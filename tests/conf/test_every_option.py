@@ -29,6 +29,7 @@ NEEDS = {
     "guard/logit_offset": ["assistant=truncated"],
     "sampler/interleaved": ["sampler.sources=[books]"],
     "suite/tofu": ["suite.parts.tofu.root=."],
+    "suite/lm_eval": ["suite.parts.lm_eval.tasks=[arc_easy]"],
     "suite/membership": ["suite.parts.membership.holdout=pyproject.toml"],
 }
 for benchmark in "muse rwku wmdp xstest".split():

@@ -23,6 +23,21 @@ def test_a_suite_without_its_data_is_refused(name: str) -> None:
     assert f"suite.parts.{name}.root=/no/where: there is no such folder" in text
 
 
+def test_lm_eval_is_told_its_tasks_and_files() -> None:
+    assert "For example suite.parts.lm_eval.tasks=[mmlu,arc_easy]" in problems("suite=lm_eval")
+    chosen = ["suite=lm_eval", "suite.parts.lm_eval.tasks=[arc_easy]"]
+    text = problems(
+        *chosen, "suite.parts.lm_eval.local.arc=/no/where", "suite.parts.lm_eval.backend=surfaces"
+    )
+    assert (
+        "local.arc=/no/where: there is no such file or folder" in text and "Did you mean 'surface'?" in text
+    )
+    cfg = compose_config(
+        "evaluate", [*chosen, "+suite.parts.lm_eval.local.piqa=.", "suite.parts.lm_eval.limit=5"]
+    )
+    assert dict(cfg.suite.parts.lm_eval.local)["piqa"] == "."
+
+
 def test_tofu_reads_the_data_sets_own_folder(tmp_path: Path) -> None:
     data = ["dataset=tofu", f"dataset.root={tmp_path}", "dataset.forget_set=forget05"]
     model = ["model=hf", "model.name_or_path=.", "model.gold=null"]

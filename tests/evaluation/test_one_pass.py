@@ -121,6 +121,32 @@ def test_a_prompt_is_read_once_for_all_its_answers(data, loaded) -> None:
     assert seen == [prompts, answers]
 
 
+def test_what_all_prompts_begin_with_is_read_once(data, loaded) -> None:
+    head = tuple(5 + i % 7 for i in range(70))
+    groups = [(head + p, [t, t[:2], t[:1]]) for p, t in _pairs(data, loaded.renderer)[:6]]
+    alone = groups[0][0][:40], groups[0][1]  # another beginning
+    seen = []
+
+    def look(_, args, kwargs) -> None:
+        # a model of two, as guard=logit_offset has it, needs all three
+        assert (
+            kwargs["attention_mask"] is not None and kwargs["position_ids"].shape == kwargs["input_ids"].shape
+        )
+        seen.append(tuple(kwargs["input_ids"].shape))
+
+    handle = loaded.model.register_forward_pre_hook(look, with_kwargs=True)
+    found = shared_rows(loaded.model, [*groups[:3], alone, *groups[3:]], loaded.renderer.pad_id, 9)
+    handle.remove()
+    whole = [columns for rows, columns in seen if rows == 1]
+    assert len(whole) == 3 and whole[2] == 40 and all(len(head) <= n < len(head) + 12 for n in whole[:2])
+    assert all(columns < 40 for rows, columns in seen if rows > 1)
+    for (prompt, targets), rows in zip([*groups[:3], alone, *groups[3:]], found, strict=True):
+        for target, row in zip(targets, rows, strict=True):
+            expected = token_rows(loaded.model, [(prompt, target)], loaded.renderer.pad_id)[0]
+            for one, other in zip(values(row), values(expected), strict=True):
+                assert one == pytest.approx(other, abs=1e-9)
+
+
 def test_a_cache_that_cannot_be_repeated_reads_prompts_again(data, loaded, monkeypatch) -> None:
     groups = [(p, [t, t[:2]]) for p, t in _pairs(data, loaded.renderer)[:4]]
     expected = shared_rows(loaded.model, groups, 0, 8)

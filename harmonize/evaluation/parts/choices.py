@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
 from harmonize.data.sources import wmdp
-from harmonize.errors import did_you_mean
+from harmonize.errors import DataError, did_you_mean
 from harmonize.evaluation.choices import credit
 from harmonize.evaluation.parts.rows import content_key, examples_in, limited, read_or_tell, root_problems
 from harmonize.evaluation.report import Report
@@ -32,7 +32,9 @@ class Wmdp(Part):
         form: letters (options listed, the answer is a letter, no chat template: the form of lm-evaluation-harness) or
             options (the question in the model's template, each option as its answer, summed log-probability).
 
-    Source: arXiv 2403.03218, zero-shot; the prompt of lm-evaluation-harness as recalled, not compared with its code.
+    Source: arXiv 2403.03218, zero-shot; prompt and tokens of `wmdp_<domain>` in lm-evaluation-harness 0.4.13 (code;
+        a test compares choices and log-probabilities). There a tie goes to the first option and a prompt that is too
+        long loses its beginning.
     """
 
     root: str | None = None
@@ -147,7 +149,30 @@ def _group(scene: Scene, e: Example, form: str, header: str) -> tuple[Ids, list[
     letters = [chr(ord("A") + n) for n in range(len(e.choices))]
     listed = "".join(f"{a}. {c}\n" for a, c in zip(letters, e.choices, strict=True))
     text = f"{header}{e.question.strip()}\n{listed}Answer:"
-    return scene.opened(text, str(e.role)), [scene.renderer.next_ids(a) for a in letters]
+    return continued(scene, text, [f" {a}" for a in letters], f"item '{e.id}'", str(e.role))
+
+
+def continued(
+    scene: Scene, text: str, options: Sequence[str], where: str, role: str = ""
+) -> tuple[Ids, list[Ids]]:
+    """Ids of running text, and of each continuation: tokenised as one, and cut where the text's own ids end.
+
+    So does lm-evaluation-harness; log-probabilities are of the same tokens.
+
+    Args:
+        options: Each with the space that it begins with.
+        where: Names the row in the message.
+
+    Raises:
+        DataError: A continuation is merged into the text.
+    """
+    before = scene.opened(text, role)
+    found = [scene.opened(text + option, role)[len(before) :] for option in options]
+    if not all(found):
+        raise DataError(
+            f"{where}: the tokenizer merges an option into the text before it. Leave the row out."
+        )
+    return before, found
 
 
 @lru_cache(maxsize=4)
