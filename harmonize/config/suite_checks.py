@@ -10,7 +10,9 @@ from harmonize.config import attack_checks
 from harmonize.config.instantiate import call, check_parameters, to_plain
 from harmonize.errors import did_you_mean
 
-AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "utility", "relearn")
+AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "leak", "utility", "relearn")
+# what chooses a state looks at these alone: sampled answers and relearning cost too much at every look
+VAL_AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "utility")
 
 
 def check(cfg: Any) -> list[str]:

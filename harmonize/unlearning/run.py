@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from harmonize.config.suite_checks import VAL_AXES
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.responses import check_responses
@@ -58,7 +59,6 @@ UNLEARNING = (
     "train",
     "finish",
 )  # stages that are the method's own work, apart from loading and measuring
-VAL_AXES = ("forget", "retain", "neighbor", "asr", "utility")
 
 
 def run(cfg: Any, folder: Path) -> dict[str, Any]:

@@ -41,7 +41,9 @@ class Cost:
 
 @runtime_checkable
 class Attack(Protocol):
-    """What every attack offers. One that declares more than queries has a property `cost` as well (`cost_of`)."""
+    """What every attack offers. One that declares more than queries has a property `cost` as well (`cost_of`), and one
+    that may find nothing to ask can say what to do about it in `otherwise`.
+    """
 
     @property
     def name(self) -> str:

@@ -48,11 +48,17 @@ class Relearn:
     lr: float = 1e-3
     instruction: str | None = None
     name: str = RELEARN
+    otherwise = "It asks facts that it does not teach: lower suite.relearn_facts."
 
     @property
     def queries_per_question(self) -> int:
         """The plain question."""
         return 1
+
+    @property
+    def cost(self) -> Cost:
+        """Queries and optimizer steps."""
+        return Cost(1, steps=self.steps, access="weights")
 
     def taught(self, corpus: Corpus) -> tuple[Example, ...]:
         """The facts that are taught: chosen by a hash of their id, the same for every model and seed."""
@@ -128,6 +134,7 @@ class RelearnCurve:
     lr: float = 1e-3
     max_facts: int | None = None
     name: str = RELEARN
+    otherwise = "It asks facts that it does not teach: lower attack.relearn.facts."
 
     def __post_init__(self) -> None:
         check_counts(self.name, facts=self.facts, max_facts=self.max_facts)
