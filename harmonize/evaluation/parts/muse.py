@@ -43,9 +43,9 @@ class Muse(Part):
     """`muse_verbmem_f`, `muse_knowmem_f`, `muse_knowmem_r` (utility) and `muse_privleak`.
 
     ROUGE-L F-measure of greedy continuations in [0, 1] (MUSE prints percent), without stemming, recall beside it
-    (`*_recall`). KnowMem shows the few-shot examples of knowmem_icl where they are there. PrivLeak is min-k at `k` on the passages of the
-    privleak set; it needs the record of a retrained model (`suite.reference`), never a constant. All prompts are
-    running text, without a chat template.
+    (`*_recall`). KnowMem shows the few-shot examples of knowmem_icl where they are there. PrivLeak is min-k at `k` on
+    the passages of the privleak set; it needs the record of a retrained model (`suite.reference`), never a constant.
+    All prompts are running text, without a chat template.
 
     Args:
         root: Folder with MUSE's sets (as for source=muse).
