@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harmonize.evaluation.proof import UNPROVEN, ineffective
 from harmonize.reporting.escape import clean
-from harmonize.reporting.table import GAP, fixed, value_of
+from harmonize.reporting.table import GAP, bracketed, fixed, value_of
 from harmonize.tracking.results import METRIC_NAMES, Results, higher_is_better
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def run_table(results: Results, console: Console | None = None) -> None:
     table.add_column("n", justify="right")
     names = [name for name in METRIC_NAMES if any(name in block for _, block in columns)]
     names += sorted({name for _, block in columns for name in block} - set(names))
+    weak = set(ineffective(results.target_metrics))
     for name in names:
         own = results.metrics.get(name)
         up = own.higher_is_better if own is not None else higher_is_better(name)
@@ -43,11 +45,13 @@ def run_table(results: Results, console: Console | None = None) -> None:
         interval = GAP if low is None or high is None else f"{fixed(low)}-{fixed(high)}"
         table.add_row(
             Text(f"{clean(name)} {'↑' if up else '↓'}"),
-            *(GAP if v is None else fixed(v) for v in values),
+            *(GAP if v is None else bracketed(fixed(v), name in weak) for v in values),
             interval,
             GAP if own is None else str(own.n),
         )
     console.print(table)
+    if weak:
+        console.print(Text(UNPROVEN, style="dim"))
     _strata(results, console)
     _stability(results, console)
     for note in results.notes:

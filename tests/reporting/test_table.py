@@ -225,6 +225,26 @@ def test_compare_needs_equal_views(table: Table) -> None:
     assert found == "not tested: trained on different views (random and none)"
 
 
+def test_an_attack_that_the_target_withstands_proves_nothing(
+    tmp_path: Path, write_run: Write, metrics: Make
+) -> None:
+    """A flattering 0 stands in brackets, in the table of a run and in that of a study."""
+    target = metrics(asr_opener=0.96, asr_answer_prefix=0.05)
+    write_run(tmp_path / "a", found=metrics(asr_opener=0.0, asr_answer_prefix=0.0), target_metrics=target)
+    (table,) = build_tables(load_study(tmp_path))
+    assert any(
+        "below 0.5 in ASR prefix (0.05): low figures there prove nothing" in n for n in table.footnotes
+    )
+    results = Results(config={}, seed=0, metrics=metrics(**{"asr_opener": 0.0, "asr_x@reverse": 0.0}))
+    results.target_metrics = metrics(**{"asr_opener": 0.96, "asr_x@reverse": 0.05})
+    console = Console(file=io.StringIO(), width=120)
+    run_table(results, console)
+    assert isinstance(console.file, io.StringIO)
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "asr_opener ↓ 0.96 0.00 – 50" in lines and "asr_x@reverse ↑ (0.05) (0.00) – 50" in lines
+    assert any(line.startswith("( ) the target withstands this attack") for line in lines)
+
+
 def test_the_table_of_one_run(metrics: Make) -> None:
     results = Results(
         config={},
