@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def run_table(results: Results, console: Console | None = None) -> None:
     table.add_column("interval", justify="right")
     table.add_column("n", justify="right")
     names = [name for name in METRIC_NAMES if any(name in block for _, block in columns)]
-    names += sorted({name for _, block in columns for name in block} - set(names))
+    names += sorted({name for _, block in columns for name in block} - set(names), key=_natural)
     weak = set(ineffective(results.target_metrics))
     for name in names:
         own = results.metrics.get(name)
@@ -56,6 +57,12 @@ def run_table(results: Results, console: Console | None = None) -> None:
     _stability(results, console)
     for note in results.notes:
         console.print(Text(f"Note: {clean(note)}"))
+
+
+def _natural(name: str) -> list[tuple[bool, float, str]]:
+    """An order in which `@5` comes before `@10`."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(i % 2 == 0, float(p) if i % 2 else 0.0, p) for i, p in enumerate(parts)]
 
 
 def _strata(results: Results, console: Console) -> None:

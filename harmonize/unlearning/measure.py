@@ -48,15 +48,16 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         beside = load_target(cfg, corpus, cfg.model.gold) if cfg.model.gold else None
         if beside is not None:
             check_vocabulary(loaded, beside, "model.gold")
+        before = load_target(cfg, corpus, cfg.target) if cfg.target else None
+        if before is not None:
+            check_vocabulary(loaded, before, "target")
         model = guarding.measured(loaded)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
         untouched, priors = None, {}
         # gold first: the others may be compared with its rows
         gold = evaluations.cached(beside, "gold model", cfg.split) if beside is not None else None
         evaluations.refer_to(gold)
-        if cfg.target:
-            before = load_target(cfg, corpus, cfg.target)
-            check_vocabulary(loaded, before, "target")
+        if before is not None:
             untouched = evaluations.cached(before, "target", cfg.split)
             priors = evaluations.priors(before, cfg.split)
         report, kept = kept_report(cfg, evaluations, loaded, model, instruction, place.record_sensitive)

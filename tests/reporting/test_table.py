@@ -245,6 +245,14 @@ def test_an_attack_that_the_target_withstands_proves_nothing(
     assert any(line.startswith("( ) the target withstands this attack") for line in lines)
 
 
+def test_steps_stand_in_their_order(metrics: Make) -> None:
+    names = ["x_@5", "x_@10", "x_@10-1", "x_@10-2", "x_@40", "y"]
+    console = Console(file=io.StringIO(), width=120)
+    run_table(Results(config={}, seed=0, metrics=metrics(**dict.fromkeys(reversed(names), 1.0))), console)
+    assert isinstance(console.file, io.StringIO)
+    assert [line.split()[0] for line in console.file.getvalue().splitlines()[1:]] == names
+
+
 def test_the_table_of_one_run(metrics: Make) -> None:
     results = Results(
         config={},
