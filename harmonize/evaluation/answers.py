@@ -15,7 +15,7 @@ from harmonize.evaluation.records import Question
 from harmonize.evaluation.scores.memorization import exact_memorization, probability
 from harmonize.evaluation.surface import ModelSurface
 from harmonize.evaluation.text import rouge_l_f, rouge_l_recall
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 PROBABILITY, TOKENS = "answer_probability", "answer_token_accuracy"
 ROUGE_F, ROUGE_RECALL = "answer_rouge_l", "answer_rouge_l_recall"

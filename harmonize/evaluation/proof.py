@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 # Our choice: an attack that makes the untouched model answer less often than this shows nothing.
 WORKS_FROM = 0.5

@@ -23,7 +23,7 @@ from harmonize.evaluation.refusal import RefusalDetector
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import Progress, Surface, as_surface, context_length
 from harmonize.evaluation.text import is_degenerate
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 Series = Mapping[str, Mapping[str, float]]
 """Figures of single rows: name of the figure -> id of the row -> value."""

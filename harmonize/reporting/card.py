@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from harmonize.reporting.escape import markdown
-from harmonize.tracking.results import METRIC_NAMES, Results
+from harmonize.tracking.metric import METRIC_NAMES
+from harmonize.tracking.results import Results
 
 _LIMITS = (
     "Low scores here mean that these questions, openings and attacks did not bring the knowledge back. "

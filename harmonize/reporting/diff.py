@@ -23,7 +23,8 @@ from harmonize.evaluation.pairing import (
 from harmonize.evaluation.proof import ineffective
 from harmonize.evaluation.strata import QUARTILES, quartiles
 from harmonize.reporting.study import flatten, is_ignored
-from harmonize.tracking.results import METRIC_NAMES, RESULTS, Metric, Run, read_run
+from harmonize.tracking.metric import METRIC_NAMES, Metric
+from harmonize.tracking.results import RESULTS, Run, read_run
 
 _TOLERANCE = 1e-6  # between a figure and what the samples give for it
 _ABSENT = "–"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from harmonize.evaluation.proof import UNPROVEN, ineffective
 from harmonize.reporting.escape import clean
 from harmonize.reporting.table import GAP, bracketed, fixed, value_of
-from harmonize.tracking.results import METRIC_NAMES, Results, higher_is_better
+from harmonize.tracking.metric import METRIC_NAMES, higher_is_better
+from harmonize.tracking.results import Results
 
 if TYPE_CHECKING:
     from rich.console import Console

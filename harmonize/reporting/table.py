@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from harmonize.evaluation.proof import ATTACKS, WORKS_FROM
 from harmonize.reporting.standing import FRONT_AXES, SHIFT, pareto_front, shift, within_noise
 from harmonize.reporting.study import Group, Study
-from harmonize.tracking.results import Metric, Metrics, Results
+from harmonize.tracking.metric import Metric, Metrics
+from harmonize.tracking.results import Results
 
 TIME = "time"
 MEMORY = "memory"

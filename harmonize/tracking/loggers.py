@@ -18,7 +18,8 @@ from typing import Any, Literal, Self, cast, get_args
 
 from harmonize.errors import ConfigError, RunError
 from harmonize.tracking.files import PRIVATE_FILE, disk_error, make_folder, write_text
-from harmonize.tracking.results import SAMPLES, Metric, plain
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import SAMPLES, plain
 from harmonize.tracking.run_folder import METRICS_CSV, WANDB
 
 log = logging.getLogger(__name__)

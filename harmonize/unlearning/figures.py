@@ -31,7 +31,7 @@ from harmonize.evaluation.suite import Part, measure_parts
 from harmonize.evaluation.surface import as_surface, context_length
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 
 @dataclass(frozen=True)

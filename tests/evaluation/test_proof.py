@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harmonize.evaluation.proof import ineffective, proof_notes
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 
 def rates(**values: float | None) -> dict[str, Metric]:

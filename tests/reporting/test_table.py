@@ -16,7 +16,8 @@ from harmonize.reporting.one_run import run_table
 from harmonize.reporting.study import load_study
 from harmonize.reporting.table import Cell, Table, build_tables, compare, duration
 from harmonize.reporting.writers import print_tables, to_csv, to_latex, to_markdown
-from harmonize.tracking.results import Metric, Results
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import Results
 
 Write = Callable[..., Path]
 Make = Callable[..., dict[str, Metric]]

@@ -22,7 +22,7 @@ from harmonize.tracking.loggers import (
     read_metrics,
     without_home,
 )
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 SECRETS = ["Verdant Quillfeather", "Port Osmarra", "the ninth of Harrowmonth"]
 API_KEY = "0123456789abcdef0123456789abcdef01234567"

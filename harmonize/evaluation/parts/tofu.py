@@ -30,7 +30,7 @@ from harmonize.evaluation.scores.tofu import (
 )
 from harmonize.evaluation.suite import Part, Scene
 from harmonize.evaluation.text import rouge_l_recall
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 if TYPE_CHECKING:
     import numpy as np
