@@ -149,7 +149,7 @@ def _print_strata(diff: Diff, console: Console) -> None:
 
 
 def count_cells(pairs: Iterable[Pair]) -> list[list[str]]:
-    """Role, plain or attacked, answers, and in each way how many are new in B and how many are so no longer."""
+    """Role and how it was asked, answers, and in each way how many are new in B and how many are so no longer."""
     return [
         [
             f"{clean(role, 12)}, {how}",
