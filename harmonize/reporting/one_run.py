@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_WIDE = 100
+
+
 def run_table(results: Results, console: Console | None = None) -> None:
     """Prints the figures of one run: a line a metric, the references beside, with interval and n."""
     from rich.console import Console as RichConsole
@@ -30,8 +33,9 @@ def run_table(results: Results, console: Console | None = None) -> None:
     )
     columns = [(name, block) for name, block in named if block]
     columns.append(("after" if results.target_metrics else "value", results.metrics))
-    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("metric")
+    between = 2 if console.width >= _WIDE else 1
+    table = RichTable(box=None, padding=(0, between, 0, 0), pad_edge=False)
+    table.add_column("metric", overflow="fold")  # no name is cut
     for name, _ in columns:
         table.add_column(name, justify="right")
     table.add_column("interval", justify="right")
