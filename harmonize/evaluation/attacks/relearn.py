@@ -257,7 +257,7 @@ def descend(
         for _, found in in_batches(model, pairs, _ROWS, gradients):
             for p, g in zip(parameters, found, strict=True):
                 if g is not None:
-                    p.grad = g if p.grad is None else p.grad.add_(g)
+                    p.grad = g if p.grad is None else p.grad + g  # not in place: gradients may share memory
         optimizer.step()
 
 

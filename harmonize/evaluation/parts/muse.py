@@ -107,9 +107,8 @@ class Muse(Part):
                 items = examples_in(data.get(f"knowmem/{part}", ()), "MUSE's knowmem")
                 shown = examples_in(data.get(f"knowmem_icl/{part}_icl", ()), "MUSE's knowmem_icl")
                 head = "".join(f"Question: {e.question}\nAnswer: {e.answer}\n\n" for e in shown)
-                asked = (
-                    f"{head}Question: {e.question}\nAnswer: " for e in items
-                )  # with the space, as in MUSE
+                # with a space at the end, as in MUSE
+                asked = [f"{head}Question: {e.question}\nAnswer: " for e in items]
                 prompts = [scene.opened(text, str(e.role)) for text, e in zip(asked, items, strict=True)]
                 answers = [e.answer for e in items]
                 self._continued(scene, report, name, items, prompts, answers, self.knowmem_tokens, STOPS)
