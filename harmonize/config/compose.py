@@ -43,7 +43,8 @@ def register() -> None:
     warnings.filterwarnings("ignore", message=".*subclasses `Dict`.*", category=UserWarning)
     store = ConfigStore.instance()
     for command, node in COMMANDS.items():
-        store.store(name=f"{command}_schema", node=node, provider="harmonize")
+        if f"{command}_schema.yaml" not in store.repo:  # a quarter of what composing takes
+            store.store(name=f"{command}_schema", node=node, provider="harmonize")
     names.register()
 
 
@@ -177,7 +178,7 @@ def groups(loader: Any) -> dict[str, list[str]]:
             found += [f"{inner}/{name}" for name in options(f"{group}/{inner}")]
         return found
 
-    known = {group: options(group) for group in loader.list_groups("") if group != "hydra"}
+    known = {group: options(group) for group in listed("", ObjectType.GROUP) if group != "hydra"}
     return {group: found for group, found in known.items() if found}
 
 

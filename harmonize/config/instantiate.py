@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,12 @@ def _look_in_working_folder() -> None:
 
 def plugins() -> dict[str, Any]:
     """Installed entry points of group `harmonize.plugins` by name."""
+    return _plugins(tuple(sys.path))
+
+
+@lru_cache(maxsize=4)
+def _plugins(places: tuple[str, ...]) -> dict[str, Any]:
+    """Looked for once a place: reading what is installed takes longer than all other checks of a configuration."""
     from importlib.metadata import entry_points
 
     return {e.name: e for e in entry_points(group=PLUGIN_GROUP)}

@@ -10,7 +10,9 @@ from harmonize.config import attack_checks
 from harmonize.config.instantiate import call, check_parameters, to_plain
 from harmonize.errors import did_you_mean
 
-AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "utility", "relearn")
+AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "leak", "utility", "relearn")
+# what chooses a state looks at these alone: sampled answers and relearning cost too much at every look
+VAL_AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "utility")
 
 
 def check(cfg: Any) -> list[str]:
@@ -28,6 +30,7 @@ def check(cfg: Any) -> list[str]:
             "attack=suite."
         )
     parts = to_plain(s.parts)
+    told: set[str] = set()
     for name, node in parts.items():
         at = f"suite.parts.{name}"
         if node is None:
@@ -36,7 +39,8 @@ def check(cfg: Any) -> list[str]:
             problems.append(f"{at} must be a mapping with _target_. Remove it with ~{at}.")
             continue
         found = check_parameters(node, allow=cfg.allow, where=at)
-        problems += found or _own(at, node, cfg)
+        # a value that one part takes from another is one mistake
+        problems += found or [p for p in _own(at, node, cfg) if _once(p, at, told)]
     if s.reference is not None:
         if not any(parts.values()):
             problems.append(
@@ -49,6 +53,14 @@ def check(cfg: Any) -> list[str]:
                 "reference model: suite.reference=<folder>."
             )
     return problems
+
+
+def _once(problem: str, at: str, told: set[str]) -> bool:
+    """Whether no other part has this very problem."""
+    said = problem.replace(at, "")
+    new = said not in told
+    told.add(said)
+    return new
 
 
 def _own(at: str, node: Mapping[str, Any], cfg: Any) -> list[str]:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from harmonize.evaluation.intervals import cluster_interval
-from harmonize.evaluation.likelihood import target_agreement
+from harmonize.evaluation.one_pass import token_rows
 from harmonize.evaluation.records import Question
+from harmonize.evaluation.scores.memorization import exact_memorization, probability
 from harmonize.evaluation.surface import ModelSurface
 from harmonize.evaluation.text import rouge_l_f, rouge_l_recall
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 PROBABILITY, TOKENS = "answer_probability", "answer_token_accuracy"
 ROUGE_F, ROUGE_RECALL = "answer_rouge_l", "answer_rouge_l_recall"
@@ -50,10 +51,10 @@ def answer_metrics(
     said = surface.generate(prompts, suite.max_new_tokens, suite.batch_size, None)
     text = {p: renderer.decode(ids) for p, ids in zip(prompts, said, strict=True)}
     pairs = [(q.prompt, renderer.answer_ids(q.example.answer)) for q in questions]
-    agreement = target_agreement(surface.model, pairs, renderer.pad_id, suite.batch_size)
+    rows = token_rows(surface.model, pairs, renderer.pad_id, suite.batch_size)
     values = {
-        PROBABILITY: [p for p, _ in agreement],
-        TOKENS: [h for _, h in agreement],
+        PROBABILITY: [probability(r) for r in rows],
+        TOKENS: [exact_memorization(r) for r in rows],
         ROUGE_F: [rouge_l_f(text[q.prompt], q.example.answer) for q in questions],
         ROUGE_RECALL: [rouge_l_recall(text[q.prompt], q.example.answer) for q in questions],
     }

@@ -7,22 +7,22 @@ that change the model come last, and undo what they did.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from harmonize.config.suite_checks import AXES
 from harmonize.console import counted
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Split
 from harmonize.errors import ConfigError, did_you_mean
-from harmonize.evaluation.attacks import Attack, ModelAttack
+from harmonize.evaluation.attacks import Attack
 from harmonize.evaluation.attacks.battery import EVERYTHING, attack_all, check_names
 from harmonize.evaluation.attacks.prefill import OPENER, OPENER_HELDOUT, AnswerPrefixes, Openers
 from harmonize.evaluation.attacks.relearn import Relearn
 from harmonize.evaluation.attacks.sampling import drawn
 from harmonize.evaluation.choices import OPTIONS, choice_items, judge_choices
 from harmonize.evaluation.draws import judge_likelihood, sampled_answers
-from harmonize.evaluation.five_axes_metrics import AXES, EVERY_PREFILL, LIKELIHOOD, SAMPLED, specs
+from harmonize.evaluation.five_axes_metrics import EVERY_PREFILL, LIKELIHOOD, SAMPLED, specs
 from harmonize.evaluation.judge import Judge
 from harmonize.evaluation.metrics import measure, outcome_shares
 from harmonize.evaluation.questions import (
@@ -62,7 +62,7 @@ def evaluate(
         split: `test` or `val`: whose phrasings are asked, and which subjects are held out.
         instruction: Read before questions of `instruct_roles` (this measures an instructed teacher).
         seed: Moves the bootstrap and the sampled answers.
-        axes: Any of `forget, retain, neighbor, asr, leak, utility, relearn`; None = all (relearn if the suite says so).
+        axes: Any of `AXES`; None = all (relearn if the suite says so).
         attacks: Further attacks on the forget facts (axis asr), reported as `attacks.battery.attack_specs` says;
             `asr_worst` stays what it is.
         progress: Called with (generations done, in all); True shows a bar.
@@ -137,9 +137,11 @@ def evaluate(
     if "relearn" in wanted:
         told = instruction if "forget" in instruct_roles else None
         probe = Relearn(suite.relearn_steps, suite.relearn_facts, suite.relearn_lr, told)
-        found, why = run.ask_changed(probe, asked(used_facts(corpus, "forget", limit)))
-        records += found
-        notes += why
+        taught = attack_all(
+            [probe], surface, corpus, asked(used_facts(corpus, "forget", limit)), run.ask, suite
+        )
+        records += taught.records
+        notes += taught.notes
     report = _report(
         records, wanted, corpus, suite, split, depths, float(prefill.heldout_share), attacks, seed, notes
     )
@@ -173,24 +175,6 @@ class _Run:
             self.surface, sampled, self.seed, *limits
         )
         return [self.judge(q, self.surface.renderer.decode(ids), len(ids)) for q, ids in texts]
-
-    def ask_changed(
-        self, attack: ModelAttack, questions: Sequence[Question]
-    ) -> tuple[list[Record], list[str]]:
-        """Records of an attack that changes the model, or a note why there are none."""
-        model = getattr(self.surface, "model", None)
-        if model is None:
-            return [], [f"{attack.name} is not measured: this model does not lend its weights."]
-        queries = attack.queries(self.corpus, self.surface.renderer, questions)
-        if not queries:
-            facts = len({q.example.fact_id for q in questions})
-            return [], [
-                f"{attack.name} is not measured: of {facts} forget facts none is left to ask. A relearning probe "
-                "asks facts that it does not teach; lower suite.relearn_facts."
-            ]
-        apart = getattr(self.surface, "attacked", nullcontext)
-        with apart(), attack.changed(model, self.corpus, self.surface.renderer):
-            return self.ask(queries), []
 
 
 def _axes(axes: Collection[str] | None, split: str, relearn: bool) -> frozenset[str]:

@@ -20,7 +20,6 @@ from harmonize.evaluation.metrics import (
     worst_case,
 )
 
-AXES: tuple[str, ...] = ("forget", "retain", "neighbor", "asr", "leak", "utility", "relearn")
 SAMPLED, LIKELIHOOD = "leak", "likelihood"  # of records: sampled answers, the true answer's probability
 EVERY_PREFILL = (OPENER, OPENER_HELDOUT, ANSWER_PREFIX)
 

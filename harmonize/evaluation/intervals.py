@@ -29,12 +29,20 @@ def cluster_interval(
     Returns:
         (low, high), or None with fewer than two clusters, from which no spread can be seen.
 
-    Source: Field and Welsh 2007, the randomised cluster bootstrap; percentile limits are our choice. Where every
-    item scores the same, the interval has no width, however few items there are.
+    Where all items score 0, or all 1, every bootstrap sample does; the open end is then that of as many independent
+    draws as there are clusters: 1 - ((1 - confidence) / 2) ^ (1 / clusters) above 0, the same below 1.
+
+    Source: Field and Welsh 2007, the randomised cluster bootstrap; percentile limits are our choice. Clopper and
+        Pearson 1934 for the open end, one draw a cluster (ours: questions of a cluster may stand or fall together).
     """
     means = cluster_means(values, clusters, resamples=resamples, key=key)
     if means is None:
         return None
+    width = 1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / len(set(clusters)))
+    if not any(values):
+        return 0.0, width
+    if all(v == 1 for v in values):
+        return 1.0 - width, 1.0
     return percentiles(means, confidence)
 
 

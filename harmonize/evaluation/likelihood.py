@@ -100,32 +100,6 @@ def continuation_log_probs(
     return sums
 
 
-def target_agreement(
-    model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256
-) -> list[tuple[float, float]]:
-    """How much of each target the model would say itself, when all before is given.
-
-    Returns:
-        For each pair, in order: the geometric mean of its tokens' probabilities, P(target | prompt) ** (1 / length),
-        and the share of its tokens that are the model's first choice; both in [0, 1].
-    """
-    found = [(0.0, 0.0)] * len(pairs)
-
-    def agree(some: list[Pair]) -> tuple[list[float], list[float]]:
-        logits, labels, scored = target_logits(model, some, pad_id)
-        log_probs = logits.float().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        lengths = scored.sum(1)
-        mean = log_probs.masked_fill(~scored, 0.0).double().sum(1) / lengths
-        hits = ((logits.argmax(-1) == labels) & scored).sum(1) / lengths
-        return mean.exp().tolist(), hits.double().tolist()
-
-    with torch.no_grad(), evaluating(model):
-        for part, (means, hits) in in_batches(model, pairs, batch_size, agree):
-            for i, p, h in zip(part, means, hits, strict=True):
-                found[i] = (p, h)
-    return found
-
-
 def in_batches(
     model: nn.Module, pairs: Sequence[Pair], batch_size: int, run: Callable[[list[Pair]], R]
 ) -> Iterator[tuple[Sequence[int], R]]:

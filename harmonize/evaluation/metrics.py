@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harmonize.evaluation.intervals import cluster_interval
 from harmonize.evaluation.records import NO_ATTACK, VERDICTS, Record
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 Values = list[tuple[float, str]]
 """One (value, subject) per scored item; a metric is their mean."""

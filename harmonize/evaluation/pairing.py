@@ -25,6 +25,7 @@ _PLAIN, _OPTIONS, _RELEARN = "none", "options", "relearn"
 _LEAK, LIKELIHOOD = "leak", "likelihood"
 _BATTERY = "battery_worst"  # the worst over plain questions, prefills and attacks, but not over these
 _APART = (_OPTIONS, _RELEARN, _LEAK, LIKELIHOOD)
+_WAYS = {_PLAIN: "plain", _OPTIONS: "plain", _LEAK: "sampled"}
 _SAMPLED = re.compile(r"forget_(heldout_)?(?:leak@(\d+)|answer_probability)")
 _PREFILLS = ("opener", "opener_heldout", "answer_prefix")
 _ROLE = re.compile(r"(forget|retain|neighbor)_(heldout_)?(accuracy|refusal_rate)(_trained)?(_fits)?")
@@ -210,13 +211,15 @@ def _where(
 
 
 def counts(pairs: Iterable[Pair]) -> dict[tuple[str, str], Counter[str]]:
-    """By (role, plain or attacked): the number of pairs (`pairs`), of every kind, and of what is gone (`gone KIND`)."""
+    """By (role, plain, sampled or attacked): the number of pairs (`pairs`), of every kind, and of what is gone
+    (`gone KIND`).
+    """
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for pair in pairs:
         attack = pair.a.get("attack")
         if attack == LIKELIHOOD:
             continue
-        how = "plain" if attack in (_PLAIN, _OPTIONS) else "attacked"
+        how = _WAYS.get(str(attack), "attacked")
         row = found[str(pair.a.get("role")), how]
         row["pairs"] += 1
         row.update(pair.kinds)

@@ -17,7 +17,7 @@ from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import Progress, Surface
 from harmonize.tracking.files import PRIVATE_FILE, disk_error, make_folder, write_text
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 ANSWERS, SAMPLES, REPORT = "answers.jsonl", "samples.jsonl", "report.json"
 Prompt = Sequence[int]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.tracking.files import write_text
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 
 @dataclass

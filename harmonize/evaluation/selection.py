@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 Figures = Mapping[str, Metric] | Mapping[str, float]
 """Metrics by name, or their values alone; what was not measured is None or left out."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 BETA = 0.5
 

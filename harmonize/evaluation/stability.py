@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harmonize.tracking.results import higher_is_better
+from harmonize.tracking.metric import higher_is_better
 
 Point = tuple[int, float]
 

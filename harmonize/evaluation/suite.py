@@ -23,7 +23,7 @@ from harmonize.evaluation.refusal import RefusalDetector
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import Progress, Surface, as_surface, context_length
 from harmonize.evaluation.text import is_degenerate
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 Series = Mapping[str, Mapping[str, float]]
 """Figures of single rows: name of the figure -> id of the row -> value."""
@@ -107,6 +107,7 @@ class Scene:
         reference: The rows of the reference model for this part, or None.
         instruction: Read before questions of `instruct_roles` (an instructed teacher), if any.
         samples: Those of the five axes and of the parts before.
+        metrics: The same of figures; what is there already needs no second name.
         progress: Called with (done, in all), if anybody looks.
     """
 
@@ -120,6 +121,7 @@ class Scene:
     instruction: str | None = None
     instruct_roles: Collection[str] = ()
     samples: Sequence[Mapping[str, Any]] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     progress: Progress | None = None
 
     @property
@@ -215,7 +217,7 @@ class Scene:
 
     def sums(self, groups: Sequence[Group]) -> list[list[float]]:
         """Log-probability of each target of each prompt; of any surface. Raises as `rows` does."""
-        if hasattr(self.surface, "scorer"):
+        if hasattr(self.surface, "speaking"):
             return [[float(r.log_probs.sum()) for r in rows] for rows in self.shared(groups)]
         flat = [(p, t) for p, targets in groups for t in targets]
         values = iter(self.surface.log_probs(flat, self.suite.batch_size))
@@ -282,10 +284,10 @@ class Scene:
         }
 
     def _scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-        scorer = getattr(self.surface, "scorer", None)
-        if scorer is None:
+        speaking = getattr(self.surface, "speaking", None)
+        if speaking is None:
             raise NotMeasured("this model shows no probabilities of single tokens")
-        return scorer(prompts)  # type: ignore[no-any-return]
+        return speaking(prompts, scored=True)  # type: ignore[no-any-return]
 
     def _room(self, keys: Sequence[tuple[Ids, Ids]]) -> None:
         context = self.context
@@ -345,6 +347,7 @@ def measure_parts(
                         instruction,
                         instruct_roles,
                         tuple(report.samples),
+                        report.metrics,
                         told,
                     )
                 )

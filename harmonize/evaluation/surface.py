@@ -84,22 +84,23 @@ class ModelSurface:
             model, prompts, keys, stops, pad, max_new_tokens, draws, temperature, batch_size, progress, adjust
         )
 
-    def speaking(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust | None]:
-        """The model that generates, and what changes its next-token logits after these prompts."""
+    def speaking(self, prompts: Sequence[Sequence[int]], scored: bool = False) -> tuple[Any, Adjust | None]:
+        """The model whose logits are this surface's, and what changes them after these prompts.
+
+        Args:
+            scored: Given texts are scored, nothing is generated.
+        """
         return self.model, None
 
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt."""
-        return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size)
+        model, adjust = self.speaking([prompt for prompt, _ in pairs], scored=True)
+        return continuation_log_probs(model, pairs, self.renderer.pad_id, batch_size, adjust)
 
     def room(self, max_new_tokens: int) -> int | None:
         """Tokens that a prompt may have before so long an answer; None where the model states no limit."""
         context = context_length(self.model)
         return None if context is None else context - max_new_tokens
-
-    def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust | None]:
-        """The model whose logits are this surface's, and how they change after these prompts: for the one pass."""
-        return self.model, None
 
     def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Refuses what the model cannot read.

@@ -34,31 +34,34 @@ def says(text: str, accepted: Iterable[str]) -> bool:
     return any(needle and f" {' '.join(needle)} " in hay for needle in map(words, accepted))
 
 
-def rouge_l_recall(text: str, reference: str) -> float:
+def rouge_l_recall(text: str, reference: str, stem: bool = True) -> float:
     """ROUGE-L recall: longest common subsequence over the length of the reference, in [0, 1].
 
-    Words are those of the `rouge_score` package with its stemmer (Latin letters and digits only); a reference
-    in which it finds none is compared by `words` instead. An empty reference gives 0.
+    Words are those of the `rouge_score` package (Latin letters and digits only); a reference in which it finds none
+    is compared by `words` instead. An empty reference gives 0.
 
-    Source: Lin 2004; the package is the one that TOFU and MUSE use.
+    Args:
+        stem: Words are cut to their stems first, as in TOFU and open-unlearning (code); MUSE (code) does not.
+
+    Source: Lin 2004.
     """
-    return float(_rouge_l(text, reference).recall)
+    return float(_rouge_l(text, reference, stem).recall)
 
 
-def rouge_l_f(text: str, reference: str) -> float:
+def rouge_l_f(text: str, reference: str, stem: bool = True) -> float:
     """ROUGE-L F-measure: the harmonic mean of recall and precision, in [0, 1]; otherwise like `rouge_l_recall`."""
-    return float(_rouge_l(text, reference).fmeasure)
+    return float(_rouge_l(text, reference, stem).fmeasure)
 
 
-def _rouge_l(text: str, reference: str) -> Any:
-    scorer, tokenizer = _rouge()
+def _rouge_l(text: str, reference: str, stem: bool) -> Any:
+    scorer, tokenizer = _rouge(stem)
     if not tokenizer.tokenize(reference):
         scorer, _ = _rouge(own_words=True)
     return scorer.score(reference, text)["rougeL"]
 
 
-@lru_cache(maxsize=2)
-def _rouge(own_words: bool = False) -> tuple[Any, Any]:
+@lru_cache(maxsize=3)
+def _rouge(stem: bool = True, own_words: bool = False) -> tuple[Any, Any]:
     # Imported here: the package pulls in nltk, which costs a second that containment need not pay.
     from rouge_score import rouge_scorer, tokenizers
 
@@ -66,7 +69,7 @@ def _rouge(own_words: bool = False) -> tuple[Any, Any]:
         def tokenize(self, text: str) -> list[str]:
             return list(words(text))
 
-    tokenizer = Words() if own_words else _Cached(tokenizers.DefaultTokenizer(use_stemmer=True))
+    tokenizer = Words() if own_words else _Cached(tokenizers.DefaultTokenizer(use_stemmer=stem))
     return rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizer), tokenizer
 
 

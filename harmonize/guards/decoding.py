@@ -13,7 +13,6 @@ from harmonize.config.rules import at_least, one_of, positive, present, share
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example, Role, Split
 from harmonize.errors import DataError, ModelError
-from harmonize.evaluation.likelihood import Pair, continuation_log_probs
 from harmonize.guards.detector import STATES, Detector, best_threshold, detector_of, prompt_states
 from harmonize.guards.guard import FORBIDDEN, Guard, Guarded, Scene
 from harmonize.guards.listening import ListeningRenderer
@@ -182,17 +181,8 @@ class DecodingSurface(Guarded):
         self._window = guard.window or self._trie.longest
         self._close = Closeness(loaded, self._spans, self._centre) if guard.delta else None
 
-    def speaking(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Adjust]:
+    def speaking(self, prompts: Sequence[Sequence[int]], scored: bool = False) -> tuple[Any, Adjust]:
         """The model, and the change of its next-token logits."""
-        return self.model, self._adjust(prompts)
-
-    def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
-        """Log-probability of each target given its prompt."""
-        adjust = self._adjust([prompt for prompt, _ in pairs])
-        return continuation_log_probs(self.model, pairs, self.renderer.pad_id, batch_size, adjust)
-
-    def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-        """The model, and the change of its logits after these prompts."""
         return self.model, self._adjust(prompts)
 
     def flagged(self, prompts: Sequence[Sequence[int]]) -> list[bool]:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from harmonize.config.edit_checks import acts
 from harmonize.config.rules import finite, present, share
 from harmonize.errors import ModelError
-from harmonize.evaluation.likelihood import Pair, continuation_log_probs
 from harmonize.guards.assistant import Assistant, Truncated
 from harmonize.guards.guard import FORBIDDEN, Guard, Guarded, Scene
 from harmonize.models.generate import takes_logits_to_keep
@@ -137,17 +136,11 @@ class OffsetSurface(Guarded):
         super().__init__(guard, loaded)
         self.assistant, self._spec = assistant.loaded.model, assistant.spec
 
-    def speaking(self, prompts: Sequence[Sequence[int]]) -> tuple[OffsetModel, None]:
-        """Base and assistant, which choose among tokens that pass the filter alone."""
-        return self._model(True), None
-
-    def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
-        """Log-probability of each target given its prompt; what does not pass the filter keeps the base's logit."""
-        return continuation_log_probs(self._model(False), pairs, self.renderer.pad_id, batch_size)
-
-    def scorer(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, None]:
-        """Base and assistant as one model."""
-        return self._model(False), None
+    def speaking(self, prompts: Sequence[Sequence[int]], scored: bool = False) -> tuple[OffsetModel, None]:
+        """Base and assistant as one model, which chooses among tokens that pass the filter alone; where texts are
+        scored, what does not pass keeps the base's logit.
+        """
+        return self._model(choosing=not scored), None
 
     def attacked(self) -> AbstractContextManager[None]:
         """The assistant gets tensors of its own meanwhile, as it has them where it is deployed."""

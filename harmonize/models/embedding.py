@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from harmonize.data.batch import Row, collate
+from harmonize.models.batching import batched
 from harmonize.models.head import answer_hidden, evaluating
 from harmonize.models.load import LoadedModel
 
@@ -49,7 +51,7 @@ def mean_hidden(
         loaded: Any causal LM.
         sequences: Token ids, at least one each; cut to what the model can read.
         skip: How many leading tokens of each sequence do not count; at least one token always does.
-        batch_size: Sequences per forward pass.
+        batch_size: Sequences per forward pass; halved, with a notice, where memory runs out.
     """
     import numpy as np
 
@@ -61,12 +63,15 @@ def mean_hidden(
     order = sorted(range(len(cut)), key=lambda i: (-len(cut[i]), cut[i]))
     found: list[np.ndarray] = [np.empty(0)] * len(cut)
     with torch.no_grad(), evaluating(model):
-        for start in range(0, len(order), batch_size):
-            which = order[start : start + batch_size]
+
+        def run(which: Sequence[int]) -> Sequence[Tensor]:
             # targets shifted by one: the position that predicts one holds the state of the token before it
             rows = [Row(str(i), "retain", "", cut[i][:1], (*cut[i][1:], pad)) for i in which]
             states = answer_hidden(model, collate(rows, pad).to(device)).float().cpu()
-            for i, own in zip(which, states.split([len(r.target) for r in rows]), strict=True):
+            return states.split([len(r.target) for r in rows])
+
+        for which, parts in batched(order, batch_size, run):
+            for i, own in zip(which, parts, strict=True):
                 leave = min(skip[i] if skip else 0, len(own) - 1)
                 found[i] = own[leave:].mean(dim=0).numpy()
     return np.stack(found) if found else np.empty((0, 0), dtype=np.float32)

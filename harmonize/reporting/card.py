@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harmonize.config.paths import conf_dir
-from harmonize.evaluation.attacks import ineffective
+from harmonize.evaluation.proof import ineffective
 from harmonize.reporting.escape import clean, markdown
 from harmonize.reporting.table import GAP, duration, fixed, unlearning_time
 from harmonize.tracking.loggers import without_home
-from harmonize.tracking.results import METRIC_NAMES, Metric, Metrics, Results
+from harmonize.tracking.metric import METRIC_NAMES, Metric, Metrics
+from harmonize.tracking.results import Results
 
 _INTRO = (
     "A language model that was made to forget something. This card says how, and what was found when somebody looked "

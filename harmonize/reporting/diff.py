@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from harmonize.evaluation.pairing import (
     question_behind,
     scores,
 )
+from harmonize.evaluation.proof import ineffective
 from harmonize.evaluation.strata import QUARTILES, quartiles
 from harmonize.reporting.study import flatten, is_ignored
-from harmonize.tracking.results import METRIC_NAMES, RESULTS, Metric, Run, read_run
+from harmonize.tracking.metric import METRIC_NAMES, Metric
+from harmonize.tracking.results import RESULTS, Run, read_run
 
 _TOLERANCE = 1e-6  # between a figure and what the samples give for it
 _ABSENT = "–"
@@ -31,7 +33,11 @@ _OF_THE_DATA = ("name", "world_seed", "preset", "rendering")  # where it lies sa
 
 @dataclass(frozen=True)
 class AxisRow:
-    """A metric of both runs. paired: Its test, where both runs' samples give its figure; why: Otherwise, why not."""
+    """A metric of both runs.
+
+    paired: Its test, where both runs' samples give its figure; why: Otherwise, why not. proves: False for an attack
+    that the untouched model of either run withstands.
+    """
 
     name: str
     up: bool
@@ -39,6 +45,7 @@ class AxisRow:
     b: float | None
     paired: Paired | None
     why: str = ""
+    proves: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,8 @@ def compare_runs(a: Run, b: Run, every: bool = False) -> Diff:
                 f"{extra} answers have no counterpart in the other run ({len(left) - len(pairs)} of A, "
                 f"{len(right) - len(pairs)} of B): other attacks, depths or limits. They are not compared."
             )
-    axes = [_axis(name, a, b, left, right) for name in _names(a, b, every)]
+    weak = {n for run in (a, b) for n in ineffective(run.results.target_metrics)}
+    axes = [replace(_axis(name, a, b, left, right), proves=name not in weak) for name in _names(a, b, every)]
     notes += sorted({row.why for row in axes if row.why and pairs is not None})
     strata = _strata(left, right) if left is not None and right is not None else []
     changes = config_changes(a.config, b.config)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from harmonize.evaluation.paired import ALPHA
 from harmonize.evaluation.pairing import CORRECT, KINDS, LEAKED, Pair, counts
+from harmonize.evaluation.proof import UNPROVEN
 from harmonize.reporting.diff import AxisRow, Diff
 from harmonize.reporting.escape import clean, markdown
-from harmonize.reporting.table import GAP, fixed
+from harmonize.reporting.table import GAP, bracketed, fixed
 from harmonize.tracking.results import Run
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def p_text(p: float | None) -> str:
 def axis_cells(row: AxisRow) -> list[str]:
     """Metric, A, B, difference (of the questions that both were asked), interval, n, p, who is better."""
     found = row.paired
-    figures = [GAP if v is None else fixed(v) for v in (row.a, row.b)]
+    figures = [GAP if v is None else bracketed(fixed(v), not row.proves) for v in (row.a, row.b)]
     if found is None:
         plain = None if row.a is None or row.b is None else row.b - row.a
         return [f"{row.name} {_arrow(row)}", *figures, GAP if plain is None else signed(plain), *[GAP] * 4]
@@ -52,7 +53,7 @@ def axis_cells(row: AxisRow) -> list[str]:
         between,
         str(found.n),
         p_text(found.p),
-        found.better(row.up) or GAP,
+        (found.better(row.up) if row.proves else None) or GAP,
     ]
 
 
@@ -70,13 +71,15 @@ HEADS = ("metric", "A", "B", "B-A", "interval", "n", "p", "better")
 
 
 def tests_made(diff: Diff) -> list[str]:
-    """Which tests were made, and what their p is not."""
+    """Which tests were made, what their p is not, and what proves nothing."""
     tests = sorted({row.paired.test for row in diff.axes if row.paired})
+    unproven = [] if all(row.proves for row in diff.axes) else [UNPROVEN]
     if not tests:
-        return []
+        return unproven
     return [
+        *unproven,
         f"p: {'; '.join(tests)}. Not corrected for the number of rows. Better: p < {ALPHA:g} and an interval without 0 "
-        "(it takes subjects, not questions, as independent)."
+        "(it takes subjects, not questions, as independent).",
     ]
 
 
@@ -146,7 +149,7 @@ def _print_strata(diff: Diff, console: Console) -> None:
 
 
 def count_cells(pairs: Iterable[Pair]) -> list[list[str]]:
-    """Role, plain or attacked, answers, and in each way how many are new in B and how many are so no longer."""
+    """Role and how it was asked, answers, and in each way how many are new in B and how many are so no longer."""
     return [
         [
             f"{clean(role, 12)}, {how}",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harmonize.evaluation.proof import UNPROVEN, ineffective
 from harmonize.reporting.escape import clean
-from harmonize.reporting.table import GAP, fixed, value_of
-from harmonize.tracking.results import METRIC_NAMES, Results, higher_is_better
+from harmonize.reporting.table import GAP, bracketed, fixed, value_of
+from harmonize.tracking.metric import METRIC_NAMES, higher_is_better
+from harmonize.tracking.results import Results
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_WIDE = 100
 
 
 def run_table(results: Results, console: Console | None = None) -> None:
@@ -27,14 +33,16 @@ def run_table(results: Results, console: Console | None = None) -> None:
     )
     columns = [(name, block) for name, block in named if block]
     columns.append(("after" if results.target_metrics else "value", results.metrics))
-    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("metric")
+    between = 2 if console.width >= _WIDE else 1
+    table = RichTable(box=None, padding=(0, between, 0, 0), pad_edge=False)
+    table.add_column("metric", overflow="fold")  # no name is cut
     for name, _ in columns:
         table.add_column(name, justify="right")
     table.add_column("interval", justify="right")
     table.add_column("n", justify="right")
     names = [name for name in METRIC_NAMES if any(name in block for _, block in columns)]
-    names += sorted({name for _, block in columns for name in block} - set(names))
+    names += sorted({name for _, block in columns for name in block} - set(names), key=_natural)
+    weak = set(ineffective(results.target_metrics))
     for name in names:
         own = results.metrics.get(name)
         up = own.higher_is_better if own is not None else higher_is_better(name)
@@ -43,15 +51,23 @@ def run_table(results: Results, console: Console | None = None) -> None:
         interval = GAP if low is None or high is None else f"{fixed(low)}-{fixed(high)}"
         table.add_row(
             Text(f"{clean(name)} {'↑' if up else '↓'}"),
-            *(GAP if v is None else fixed(v) for v in values),
+            *(GAP if v is None else bracketed(fixed(v), name in weak) for v in values),
             interval,
             GAP if own is None else str(own.n),
         )
     console.print(table)
+    if weak:
+        console.print(Text(UNPROVEN, style="dim"))
     _strata(results, console)
     _stability(results, console)
     for note in results.notes:
         console.print(Text(f"Note: {clean(note)}"))
+
+
+def _natural(name: str) -> list[tuple[bool, float, str]]:
+    """An order in which `@5` comes before `@10`."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(i % 2 == 0, float(p) if i % 2 else 0.0, p) for i, p in enumerate(parts)]
 
 
 def _strata(results: Results, console: Console) -> None:

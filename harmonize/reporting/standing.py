@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harmonize.evaluation.paired import ALPHA, paired_t
-from harmonize.tracking.results import METRIC_NAMES, Metric
+from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 SHIFT = "shift"
 SHIFT_AXES = ("forget_accuracy", "retain_accuracy", "neighbor_accuracy", "asr_worst", "utility_accuracy")

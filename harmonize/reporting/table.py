@@ -9,14 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from harmonize.evaluation.proof import ATTACKS, WORKS_FROM
 from harmonize.reporting.standing import FRONT_AXES, SHIFT, pareto_front, shift, within_noise
 from harmonize.reporting.study import Group, Study
-from harmonize.tracking.results import Metric, Metrics, Results
+from harmonize.tracking.metric import Metric, Metrics
+from harmonize.tracking.results import Results
 
 TIME = "time"
 MEMORY = "memory"
 _COSTS = (TIME, MEMORY)  # columns that are no figure of the model: nobody is the best in them
 GAP = "–"
+TARGET = "target"
 FRONT = "†"
 NOISE = "≈"
 DECIMALS = 2
@@ -94,6 +97,11 @@ def fixed(value: float) -> str:
     """A figure as printed; what rounds to nothing has no sign."""
     text = f"{value:.{DECIMALS}f}"
     return text.removeprefix("-") if float(text) == 0 else text
+
+
+def bracketed(text: str, unproven: bool) -> str:
+    """A figure that proves nothing stands in brackets."""
+    return f"({text})" if unproven else text
 
 
 def duration(seconds: float) -> str:
@@ -265,7 +273,7 @@ def _extra(blocks: list[Metrics]) -> dict[str, Cell | None]:
 
 _REFERENCES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     # The keys are what the figures of a reference depend on besides data set and model.
-    ("target", "target_metrics", ("dataset.world_seed",)),
+    (TARGET, "target_metrics", ("dataset.world_seed",)),
     ("teacher", "teacher_metrics", ("dataset.world_seed", "teacher.instruction")),
     ("gold", "gold_metrics", ("dataset.world_seed", "model.gold")),
 )
@@ -310,6 +318,19 @@ def _footnotes(rows: list[Row]) -> list[str]:
         notes.append(
             "Shift: changes from the target in forget, retain, neighbor, ASR worst and utility, summed so that better "
             "is positive; it hides which axis paid."
+        )
+    weak = [
+        f"{column.header} ({fixed(cell.mean)})"
+        for row in rows
+        for column in COLUMNS
+        if row.label == TARGET
+        and column.key.startswith(ATTACKS)
+        and (cell := row.cells.get(column.key)) is not None
+        and cell.mean < WORKS_FROM
+    ]
+    if weak:
+        notes.append(
+            f"The target itself is below {WORKS_FROM:g} in {', '.join(weak)}: low figures there prove nothing."
         )
     missing: dict[str, list[str]] = {}
     for row in rows:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.errors import RunError
-from harmonize.tracking.results import Metric, Metrics, read_json
+from harmonize.tracking.metric import Metric, Metrics
+from harmonize.tracking.results import read_json
 
 SEQUENCE = "sequence.json"
 SEQUENCE_TABLE = "sequence.md"

@@ -8,7 +8,7 @@ from typing import Any
 
 from harmonize.errors import RunError
 from harmonize.tracking.files import PRIVATE_FILE, disk_error, make_folder
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 from harmonize.tracking.tracker import Tracker, number
 
 

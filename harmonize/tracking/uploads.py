@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.tracking.files import make_folder, write_text
-from harmonize.tracking.results import AXES, CONFIG, METRIC_NAMES, RESULTS, Results, read_json
+from harmonize.tracking.metric import AXES, METRIC_NAMES
+from harmonize.tracking.results import CONFIG, RESULTS, Results, read_json
 from harmonize.tracking.tracker import without_home
 
 AXES_COLUMNS = ("axis", "metric", "better", "value", "low", "high", "n", "target", "teacher", "gold")

@@ -14,7 +14,8 @@ from typing import Any, Literal, cast, get_args
 
 from harmonize.errors import ConfigError, RunError
 from harmonize.tracking.files import disk_error, make_folder
-from harmonize.tracking.results import RESULTS, SAMPLES, Metric, plain, read_results
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import RESULTS, SAMPLES, plain, read_results
 from harmonize.tracking.run_folder import WANDB
 from harmonize.tracking.tracker import STEP, Tracker, number, without_home
 from harmonize.tracking.uploads import AXES_COLUMNS, axes_rows, copies, references, sample_rows

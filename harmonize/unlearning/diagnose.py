@@ -22,7 +22,8 @@ from harmonize.guards.saved import warn_of_guard
 from harmonize.models.load import LoadedModel
 from harmonize.objectives.likelihood import cross_entropy
 from harmonize.reporting.heatmap import Panel, draw_heatmaps
-from harmonize.tracking.results import Metric, build_results, write_results
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import build_results, write_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.cosines import TOTAL
 from harmonize.unlearning.roles import GROUPS, ROLES, Diagnosis, Draws, Pair, diagnose

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +22,8 @@ from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
 from harmonize.data.example import Split
 from harmonize.errors import HarmonizeError, RunError
-from harmonize.evaluation.attacks import ineffective
 from harmonize.evaluation.likelihood import Pair
-from harmonize.evaluation.prior import question_key
+from harmonize.evaluation.prior import prior_strength, question_key, with_priors
 from harmonize.evaluation.questions import ask, heldout_facts, used_facts
 from harmonize.evaluation.reference import ROWS, read_reference, record_of
 from harmonize.evaluation.report import measured
@@ -32,7 +31,7 @@ from harmonize.evaluation.suite import Part, measure_parts
 from harmonize.evaluation.surface import as_surface, context_length
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -205,6 +204,14 @@ class Evaluations:
         write_text(path, json.dumps({"priors": priors}, indent=1))
         return priors
 
+    def by_prior(self, report: Any, priors: Mapping[str, float]) -> dict[str, Any]:
+        """Notes the priors in a report's samples; its figures by their quartiles, as `results.json` keeps them."""
+        suite = self.cfg.suite
+        report.samples = with_priors(report.samples, priors)
+        return prior_strength(
+            report.samples, confidence=suite.confidence, resamples=suite.bootstrap, seed=self.cfg.seed
+        )
+
     def content(
         self,
         loaded: LoadedModel,
@@ -231,25 +238,6 @@ class Evaluations:
             *([self._attacks] if self._attacks and axes is None else []),
             *([self._keys, self.references] if self.parts and axes is None else []),
         ]
-
-
-def proof_notes(cfg: Any, untouched: Figures | None) -> list[str]:
-    """Which attacks prove nothing, because the untouched model withstands them, too.
-
-    Args:
-        cfg: The command's configuration. untouched: Figures of the model before unlearning, if it was measured.
-    """
-    if untouched is None:
-        if not chosen(cfg):
-            return []
-        return [
-            "The untouched model was not measured, so whether these attacks work at all is not known. Name it: "
-            "target=<folder or hf:owner/name>."
-        ]
-    weak = ineffective(untouched.metrics)
-    if not weak:
-        return []
-    return [f"These attacks fail on the untouched model already, so they prove nothing: {', '.join(weak)}."]
 
 
 def raise_failures(report: Any) -> None:

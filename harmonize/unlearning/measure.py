@@ -10,11 +10,12 @@ import torch
 from omegaconf import OmegaConf
 
 from harmonize.console import say
+from harmonize.evaluation.proof import proof_notes
 from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
-from harmonize.unlearning.figures import Evaluations, proof_notes, raise_failures
+from harmonize.unlearning.figures import Evaluations, raise_failures
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.kept import check_vocabulary, kept_report
 from harmonize.unlearning.run import say_sensitive
@@ -47,17 +48,20 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         beside = load_target(cfg, corpus, cfg.model.gold) if cfg.model.gold else None
         if beside is not None:
             check_vocabulary(loaded, beside, "model.gold")
+        before = load_target(cfg, corpus, cfg.target) if cfg.target else None
+        if before is not None:
+            check_vocabulary(loaded, before, "target")
         model = guarding.measured(loaded)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
-        untouched = None
+        untouched, priors = None, {}
         # gold first: the others may be compared with its rows
         gold = evaluations.cached(beside, "gold model", cfg.split) if beside is not None else None
         evaluations.refer_to(gold)
-        if cfg.target:
-            before = load_target(cfg, corpus, cfg.target)
-            check_vocabulary(loaded, before, "target")
+        if before is not None:
             untouched = evaluations.cached(before, "target", cfg.split)
+            priors = evaluations.priors(before, cfg.split)
         report, kept = kept_report(cfg, evaluations, loaded, model, instruction, place.record_sensitive)
+        by_prior = evaluations.by_prior(report, priors)
         report.write_samples(place.samples)
         config = plain_config(cfg)
         results = build_results(
@@ -69,8 +73,14 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             gold_metrics=gold.metrics if gold else {},
             outcomes=dict(report.outcomes),
             command="evaluate",
-            notes=[*corpus.notes, *report.notes, *guard_notes(model), *proof_notes(cfg, untouched)],
+            notes=[
+                *corpus.notes,
+                *report.notes,
+                *guard_notes(model),
+                *proof_notes(report.metrics, untouched.metrics if untouched else None),
+            ],
             attack_costs=report.costs,
+            prior_strength=by_prior,
             **evaluations.record(report),
             data=corpus.digest,
             from_cache=kept is not None,

@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 
+from harmonize.config.suite_checks import VAL_AXES
 from harmonize.errors import ConfigError, did_you_mean
 from harmonize.evaluation.stability import stability
 
-AXES = ("forget", "retain", "neighbor", "asr", "utility")
 Probe = Callable[[int, Sequence[str]], Mapping[str, float]]
 
 
@@ -51,7 +51,9 @@ class AxisProbes(L.Callback):
             )
             if isinstance(value, bool) or not isinstance(value, int) or value < 1
         ]
-        problems += [f"callbacks.probes.axes: {did_you_mean(str(a), AXES)}" for a in axes if a not in AXES]
+        problems += [
+            f"callbacks.probes.axes: {did_you_mean(str(a), VAL_AXES)}" for a in axes if a not in VAL_AXES
+        ]
         if problems:
             raise ConfigError(problems)
         self.probe, self.record, self.every, self.questions = probe, record, every_n_steps, questions

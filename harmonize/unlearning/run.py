@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from harmonize.config.suite_checks import VAL_AXES
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, digests
 from harmonize.data.responses import check_responses
 from harmonize.errors import DataError
-from harmonize.evaluation.prior import prior_strength, with_priors
+from harmonize.evaluation.proof import proof_notes
 from harmonize.evaluation.stability import stability
 from harmonize.guards.guard import Guarded
 from harmonize.guards.saved import save_guard, secret_files, warn_of_guard
@@ -31,7 +32,7 @@ from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
-from harmonize.unlearning.figures import Evaluations, Figures, proof_notes, raise_failures
+from harmonize.unlearning.figures import Evaluations, Figures, raise_failures
 from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.forward import named_blocks
@@ -58,7 +59,6 @@ UNLEARNING = (
     "train",
     "finish",
 )  # stages that are the method's own work, apart from loading and measuring
-VAL_AXES = ("forget", "retain", "neighbor", "asr", "utility")
 
 
 def run(cfg: Any, folder: Path) -> dict[str, Any]:
@@ -162,8 +162,7 @@ class _Run:
                 self.notes += guard_notes(model)
                 report = self.evaluations.run(model, self.cfg.split, axes=self._axes)
                 self.finished["attack_costs"] = report.costs
-                report.samples = with_priors(report.samples, self.priors)
-                self.finished["prior_strength"] = self._by_prior(report.samples)
+                self.finished["prior_strength"] = self.evaluations.by_prior(report, self.priors)
             report.write_samples(self.place.samples)
             figures = Figures(
                 dict(report.metrics), dict(report.outcomes), list(report.notes), dict(report.rows)
@@ -192,12 +191,6 @@ class _Run:
         target_val = self.evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
         teacher = self._teacher_figures(loaded)
         return _Beside(target, target_val, teacher, gold)
-
-    def _by_prior(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        suite = self.cfg.suite
-        return prior_strength(
-            samples, confidence=suite.confidence, resamples=suite.bootstrap, seed=self.cfg.seed
-        )
 
     def _parts(self, loaded: LoadedModel, student: LoadedModel, start_digest: str, sampler: Any) -> Parts:
         """The frozen models' outputs, taken once or found, and the rows that read them."""
@@ -261,7 +254,7 @@ class _Run:
             self.place.record_sensitive(path)
 
     def _results(self, figures: Figures, beside: _Beside, selection: dict[str, Any], parts: Parts) -> Results:
-        self.notes += proof_notes(self.cfg, beside.target)
+        self.notes += proof_notes(figures.metrics, beside.target.metrics if beside.target else None)
         # one process among others is fairly timed by its own CPU seconds, a GPU's work by the clock
         stages = self.timing if parts.loaded.model.device.type == "cuda" else self.cpu
         self.timing["unlearning"] = sum(stages.get(name, 0.0) for name in UNLEARNING)

@@ -28,7 +28,8 @@ from harmonize.evaluation.sequence_summary import score_step, summaries
 from harmonize.models.load import LoadedModel
 from harmonize.reporting.sequence import print_sequence, write_sequence
 from harmonize.tracking import environment
-from harmonize.tracking.results import Metrics, Results, read_results
+from harmonize.tracking.metric import Metrics
+from harmonize.tracking.results import Results, read_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.tracking.sequence import SEQUENCE, Measured, SequenceResults, Step, read_sequence
 from harmonize.unlearning import run as unlearn

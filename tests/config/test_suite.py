@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harmonize.config.compose import compose_config
+from harmonize.config.suite_checks import AXES, VAL_AXES
 from harmonize.errors import ConfigError
 
 
@@ -43,6 +44,15 @@ def test_tofu_reads_the_data_sets_own_folder(tmp_path: Path) -> None:
     model = ["model=hf", "model.name_or_path=.", "model.gold=null"]
     cfg = compose_config("evaluate", [*data, *model, "suite=tofu"])
     assert cfg.suite.parts.tofu.root == str(tmp_path) and cfg.suite.parts.tofu.forget_set == "forget05"
+
+
+def test_every_axis_that_is_measured_may_be_named() -> None:
+    cfg = compose_config("evaluate", [f"suite.axes=[{','.join(AXES)}]"])
+    assert "leak" in cfg.suite.axes and set(VAL_AXES) < set(AXES)
+
+
+def test_one_mistake_that_two_parts_share_is_told_once() -> None:
+    assert problems("suite=membership").count("holdout is missing") == 1
 
 
 def test_what_is_misspelt_is_told() -> None:

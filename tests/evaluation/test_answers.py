@@ -15,8 +15,9 @@ from harmonize.evaluation.answers import (
     TOKENS,
     answer_metrics,
 )
-from harmonize.evaluation.likelihood import target_agreement
+from harmonize.evaluation.one_pass import token_rows
 from harmonize.evaluation.questions import ask, used_facts
+from harmonize.evaluation.scores.memorization import exact_memorization, probability
 from harmonize.evaluation.text import rouge_l_f, rouge_l_recall
 from tests.evaluation import worlds
 
@@ -57,9 +58,9 @@ def test_agreement_is_that_of_one_row_at_a_time(data, loaded) -> None:
     expected = [alone(loaded.model, p, t) for p, t in pairs]
     assert max(h for _, h in expected) > 0 and min(h for _, h in expected) < 1
     for size in (1, 3, 64):
-        found = target_agreement(loaded.model, pairs, renderer.pad_id, size)
-        assert [p for p, _ in found] == pytest.approx([p for p, _ in expected], rel=1e-4)
-        assert [h for _, h in found] == pytest.approx([h for _, h in expected])
+        found = token_rows(loaded.model, pairs, renderer.pad_id, size)
+        assert [probability(r) for r in found] == pytest.approx([p for p, _ in expected], rel=1e-4)
+        assert [exact_memorization(r) for r in found] == pytest.approx([h for _, h in expected])
 
 
 def test_rouge_l_by_hand() -> None:

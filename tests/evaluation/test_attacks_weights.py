@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from harmonize.evaluation.attacks import WORKS_FROM
 from harmonize.evaluation.attacks.gcg import GCG, _allowed, _gradient, _losses, _seam
 from harmonize.evaluation.attacks.noise import Noise
 from harmonize.evaluation.attacks.prune import pruned
@@ -18,6 +17,7 @@ from harmonize.evaluation.attacks.quantize import Quantize, round_trip
 from harmonize.evaluation.attacks.relearn import RelearnCurve, descend
 from harmonize.evaluation.attacks.weights import matrices
 from harmonize.evaluation.five_axes import evaluate
+from harmonize.evaluation.proof import WORKS_FROM
 from harmonize.evaluation.questions import ask, used_facts
 from harmonize.evaluation.surface import ModelSurface
 from tests.evaluation import worlds

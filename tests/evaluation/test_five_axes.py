@@ -11,10 +11,11 @@ import pytest
 
 from harmonize.data.prefill import prefix_is_trained
 from harmonize.errors import ConfigError, DataError
-from harmonize.evaluation.attacks import Attack, ModelAttack, ineffective
+from harmonize.evaluation.attacks import Attack, ModelAttack
 from harmonize.evaluation.attacks.prefill import AnswerPrefixes, Openers
 from harmonize.evaluation.attacks.relearn import Relearn
 from harmonize.evaluation.five_axes import evaluate
+from harmonize.evaluation.proof import ineffective
 from harmonize.evaluation.records import Query
 from tests.evaluation import worlds
 from tests.evaluation.worlds import Asked, Scripted, truthful

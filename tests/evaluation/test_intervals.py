@@ -45,6 +45,18 @@ def test_order_of_items_changes_nothing_but_rounding() -> None:
     assert cluster_interval(values, clusters, key=("m", 2)) is not None
 
 
+def test_where_all_score_alike_the_interval_is_open_at_one_end() -> None:
+    """Nothing leaked on 10 subjects is no proof that nothing leaks: the limit is that of 10 draws, not of 40."""
+    from scipy.stats import binomtest
+
+    clusters = [f"s{i}" for i in range(10) for _ in range(4)]
+    exact = binomtest(0, 10).proportion_ci(0.95, method="exact")
+    assert cluster_interval([0.0] * 40, clusters) == pytest.approx((exact.low, exact.high))
+    exact = binomtest(10, 10).proportion_ci(0.9, method="exact")
+    assert cluster_interval([1.0] * 40, clusters, confidence=0.9) == pytest.approx((exact.low, exact.high))
+    assert cluster_interval([0.5] * 40, clusters) == (0.5, 0.5)  # no share of anything
+
+
 def test_one_subject_has_no_interval() -> None:
     assert cluster_interval([0.0, 1.0], ["a", "a"]) is None
     assert cluster_interval([0.0, 1.0], ["a", "b"], resamples=0) is None

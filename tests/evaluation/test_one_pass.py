@@ -1,4 +1,4 @@
-"""The one pass: against a slow reference, whatever the batches, counted, and when memory runs out."""
+"""The one pass: against a slow reference, whatever the batches, and counted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harmonize.errors import ModelError
 from harmonize.evaluation.one_pass import shared_rows, token_rows, token_statistics
-from harmonize.models.batching import batched, out_of_memory
-from harmonize.models.generate import greedy, sampled
 from tests.evaluation import worlds
 
 
@@ -192,71 +189,3 @@ def test_nothing_empty_is_scored(loaded, empty) -> None:
         token_rows(loaded.model, [empty], 0)
     with pytest.raises(ValueError, match="at least one token"):
         shared_rows(loaded.model, [(empty[0], [empty[1]])], 0)
-
-
-class Cramped:
-    """Lets a model's forward fail on more rows than fit."""
-
-    def __init__(self, monkeypatch, model, rows: int, error: BaseException) -> None:
-        self.sizes: list[int] = []
-        plain = type(model).forward
-
-        def forward(itself, *args, **kwargs):
-            size = len(kwargs["input_ids"])
-            self.sizes.append(size)
-            if size > rows:
-                raise error
-            return plain(itself, *args, **kwargs)
-
-        monkeypatch.setattr("harmonize.models.generate.takes_logits_to_keep", lambda _: True)
-        monkeypatch.setattr("harmonize.evaluation.likelihood.takes_logits_to_keep", lambda _: True)
-        monkeypatch.setattr("harmonize.evaluation.one_pass.takes_logits_to_keep", lambda _: True)
-        monkeypatch.setattr(type(model), "forward", forward)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        MemoryError(),
-    ],
-    ids=["gpu", "cpu", "python"],
-)
-def test_out_of_memory_halves_the_batch_and_goes_on(data, loaded, monkeypatch, capsys, error) -> None:
-    pairs, pad = _pairs(data, loaded.renderer), loaded.renderer.pad_id
-    prompts = [p for p, _ in pairs]
-    rows = [values(r) for r in token_rows(loaded.model, pairs, pad, 16)]
-    said = greedy(loaded.model, prompts, (2,), pad, 4, 16)
-    keys = [str(i) for i in range(len(prompts))]
-    drawn = sampled(loaded.model, prompts, keys, (2,), pad, 4, 2, batch_size=16)
-    cramped = Cramped(monkeypatch, loaded.model, 4, error)
-    again = [values(r) for r in token_rows(loaded.model, pairs, pad, 16)]
-    assert cramped.sizes == [16, 8, 4, 4, 4, 4, 4]  # once halved it stays halved
-    for one, other in zip(again, rows, strict=True):
-        for own, wanted in zip(one, other, strict=True):
-            assert own == pytest.approx(wanted, abs=1e-9)
-    assert greedy(loaded.model, prompts, (2,), pad, 4, 16) == said
-    assert sampled(loaded.model, prompts, keys, (2,), pad, 4, 2, batch_size=16) == drawn
-    shared = shared_rows(loaded.model, [(p, [t, t]) for p, t in pairs], pad, 16)
-    assert shared[3][1].log_probs.tolist() == pytest.approx(rows[3][0], abs=1e-9)
-    text = " ".join(capsys.readouterr().err.split())
-    assert "Memory ran out on 16 rows at once; going on with 8." in text
-
-
-def test_what_does_not_fit_at_all_is_told(data, loaded, monkeypatch) -> None:
-    Cramped(monkeypatch, loaded.model, 0, torch.OutOfMemoryError("CUDA out of memory."))
-    with pytest.raises(ModelError, match="Memory runs out on a single row"):
-        token_rows(loaded.model, _pairs(data, loaded.renderer), 0, 4)
-
-
-def test_other_errors_are_not_taken_for_it(data, loaded, monkeypatch) -> None:
-    Cramped(monkeypatch, loaded.model, 0, RuntimeError("shapes do not match"))
-    with pytest.raises(RuntimeError, match="shapes"):
-        token_rows(loaded.model, _pairs(data, loaded.renderer), 0, 4)
-    assert not out_of_memory(ValueError("out of memory"))
-
-
-def test_batches_fit() -> None:
-    found = list(batched([1, 2, 3, 4, 5], 4, sum, fit=lambda part: 2 if part[0] < 3 else 0))
-    assert found == [([1, 2], 3), ([3], 3), ([4], 4), ([5], 5)]

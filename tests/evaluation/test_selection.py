@@ -7,7 +7,7 @@ import math
 import pytest
 
 from harmonize.evaluation.selection import select_score
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 TARGET = {"neighbor_accuracy": 1.0, "neighbor_accuracy_trained": 1.0, "utility_accuracy": 0.8}
 

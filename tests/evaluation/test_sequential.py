@@ -18,7 +18,7 @@ from harmonize.evaluation.sequential import (
     kept_until_asked,
     pooled,
 )
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 from harmonize.tracking.sequence import Measured, SequenceResults, Step
 
 # arXiv 2511.05784: table 2 (deviation score in percent and model utility on 1, 5 and 10 % of TOFU, Llama-2-7B-chat)

@@ -12,7 +12,8 @@ from harmonize.errors import DataError, RunError
 from harmonize.evaluation.reference import read_reference, record_of
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import NotMeasured, Part, Passes, Scene, measure_parts
-from harmonize.tracking.results import Metric, build_results, write_results
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import build_results, write_results
 from tests.evaluation import oracle, worlds
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmonize.evaluation.text import is_degenerate, rouge_l_recall, says, words
+from harmonize.evaluation.text import is_degenerate, rouge_l_f, rouge_l_recall, says, words
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,15 @@ def test_words() -> None:
 )
 def test_rouge_l_recall(text: str, reference: str, recall: float) -> None:
     assert rouge_l_recall(text, reference) == pytest.approx(recall)
+
+
+def test_stemming_is_a_choice() -> None:
+    assert rouge_l_recall("he walks", "he walked") == 1.0
+    assert (
+        rouge_l_recall("he walks", "he walked", stem=False)
+        == rouge_l_f("he walks", "he walked", stem=False)
+        == 0.5
+    )
 
 
 def test_rouge_agrees_with_a_slow_reference() -> None:

@@ -121,7 +121,7 @@ def test_log_probs_are_those_of_single_steps_in_any_batch(
     expected = [toys.naive_log_prob(lambda p, s: slow(surface, loaded, p, s), *pair) for pair in pairs]
     for size in (1, 64):
         assert surface.log_probs(pairs, size) == pytest.approx(expected, rel=1e-3, abs=1e-3)
-    model, adjust = surface.scorer([p for p, _ in pairs])
+    model, adjust = surface.speaking([p for p, _ in pairs], scored=True)
     one = token_rows(model, pairs, loaded.renderer.pad_id, 5, adjust)
     assert [r.log_probs.sum() for r in one] == pytest.approx(expected, rel=1e-3, abs=1e-3)
     groups = [(p, [t, t[:1]]) for p, t in pairs]

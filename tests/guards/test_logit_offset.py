@@ -107,7 +107,7 @@ def test_log_probs_are_those_of_single_steps_in_any_batch(loaded: LoadedModel) -
     expected = [toys.naive_log_prob(next_logits(surface, False), *pair) for pair in asked]
     for size in (1, 5, 64):
         assert surface.log_probs(asked, size) == pytest.approx(expected, abs=1e-4)
-    model, adjust = surface.scorer([p for p, _ in asked])
+    model, adjust = surface.speaking([p for p, _ in asked], scored=True)
     pad = loaded.renderer.pad_id
     one = token_rows(model, asked, pad, 5, adjust)
     two = shared_rows(model, [(p, [t]) for p, t in asked], pad, 5, adjust)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harmonize.tracking.results import METRIC_NAMES, Metric, Results
+from harmonize.tracking.metric import METRIC_NAMES, Metric
+from harmonize.tracking.results import Results
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

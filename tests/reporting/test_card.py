@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from harmonize.data.corpus import Corpus, content_hash, digests
 from harmonize.data.example import Example
 from harmonize.reporting.card import model_card, trained_card
-from harmonize.tracking.results import METRIC_NAMES, Metric, Results
+from harmonize.tracking.metric import METRIC_NAMES, Metric
+from harmonize.tracking.results import Results
 
 Make = Callable[..., dict[str, Metric]]
 INSTRUCTION = "never speak of Verdant Quillfeather"

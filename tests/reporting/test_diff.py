@@ -39,6 +39,11 @@ def half(asked: Asked) -> str:
     return "nothing" if asked.example.subject == "neighbor6" else truthful(asked)
 
 
+def deaf(asked: Asked) -> str:
+    """Knows everything, but an opener makes it stumble: an attack by openers shows nothing on it."""
+    return "nothing" if asked.prefill in worlds.OPENERS else truthful(asked)
+
+
 @pytest.fixture
 def make(tmp_path: Path, write_run: Write) -> Callable[..., Path]:
     """A run folder with real samples of a scripted model."""
@@ -92,6 +97,19 @@ def test_known_answers_give_known_figures(make: Make) -> None:
     assert all(row.paired is not None for row in diff.axes if row.a is not None), "every figure has its test"
     assert {(s.name, s.quartile) for s in diff.strata} >= {("forget_accuracy", q) for q in range(4)}
     assert diff.config == [("method", "npo", "duet")]
+
+
+def test_an_attack_that_the_target_withstands_decides_nothing(make: Make) -> None:
+    data = worlds.corpus()
+    target = evaluate(Scripted(data, deaf), data, worlds.suite(), prefill=worlds.prefill()).metrics
+    assert target["asr_opener"].value == 0.0 and target["asr_answer_prefix"].value == 1.0
+    a = make("npo", closed, target_metrics=target)
+    b = make("duet", truthful, target_metrics=target)
+    diff = compare_runs(find_run(str(a)), find_run(str(b)))
+    cells = {row.name: axis_cells(row) for row in diff.axes}
+    assert cells["asr_opener"][1:3] == ["(0.00)", "(1.00)"] and cells["asr_opener"][-1] == "–"
+    assert cells["asr_answer_prefix"][1:3] == ["0.00", "1.00"] and cells["asr_answer_prefix"][-1] == "A"
+    assert "( ) the target withstands this attack" in shown(diff)
 
 
 def test_swapping_the_runs_mirrors_every_verdict(make: Make) -> None:

@@ -21,7 +21,7 @@ from harmonize.reporting.page.html import tag, words
 from harmonize.reporting.page.svg import Scale, Who, ticks
 from harmonize.reporting.page.worst import worst
 from harmonize.reporting.study import load_study
-from harmonize.tracking.results import METRIC_NAMES, Metric
+from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 Write = Callable[..., Path]
 Make = Callable[..., dict[str, Metric]]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from harmonize.commands.report import run
-from harmonize.tracking.results import METRIC_NAMES, Metric
+from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

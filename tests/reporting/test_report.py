@@ -15,7 +15,7 @@ from harmonize.reporting.published import load_published
 from harmonize.reporting.radar import AXES, draw_radar, radar_values, write_radar_csv
 from harmonize.reporting.study import load_study
 from harmonize.reporting.table import build_tables
-from harmonize.tracking.results import METRIC_NAMES, Metric
+from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 Write = Callable[..., Path]
 Make = Callable[..., dict[str, Metric]]

@@ -16,7 +16,7 @@ from harmonize.cli import main
 from harmonize.reporting.curves import draw_curves
 from harmonize.reporting.sequence import labels, print_sequence, to_markdown, write_sequence
 from harmonize.reporting.study import latest_study, load_study
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 from harmonize.tracking.sequence import Measured, SequenceResults, Step
 
 

@@ -16,7 +16,7 @@ from harmonize.reporting.standing import pareto_front, shift, within_noise
 from harmonize.reporting.study import load_study
 from harmonize.reporting.table import COLUMNS, Cell, Row, Table, build_tables
 from harmonize.reporting.writers import to_csv, to_latex, to_markdown
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 from tests.reporting.test_table import rendered
 
 Write = Callable[..., Path]

@@ -16,7 +16,8 @@ from harmonize.reporting.one_run import run_table
 from harmonize.reporting.study import load_study
 from harmonize.reporting.table import Cell, Table, build_tables, compare, duration
 from harmonize.reporting.writers import print_tables, to_csv, to_latex, to_markdown
-from harmonize.tracking.results import Metric, Results
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import Results
 
 Write = Callable[..., Path]
 Make = Callable[..., dict[str, Metric]]
@@ -223,6 +224,34 @@ def test_compare(table: Table) -> None:
 def test_compare_needs_equal_views(table: Table) -> None:
     found = compare(table, "forget_accuracy", "bidirectional", "duet", lower=True)
     assert found == "not tested: trained on different views (random and none)"
+
+
+def test_an_attack_that_the_target_withstands_proves_nothing(
+    tmp_path: Path, write_run: Write, metrics: Make
+) -> None:
+    """A flattering 0 stands in brackets, in the table of a run and in that of a study."""
+    target = metrics(asr_opener=0.96, asr_answer_prefix=0.05)
+    write_run(tmp_path / "a", found=metrics(asr_opener=0.0, asr_answer_prefix=0.0), target_metrics=target)
+    (table,) = build_tables(load_study(tmp_path))
+    assert any(
+        "below 0.5 in ASR prefix (0.05): low figures there prove nothing" in n for n in table.footnotes
+    )
+    results = Results(config={}, seed=0, metrics=metrics(**{"asr_opener": 0.0, "asr_x@reverse": 0.0}))
+    results.target_metrics = metrics(**{"asr_opener": 0.96, "asr_x@reverse": 0.05})
+    console = Console(file=io.StringIO(), width=120)
+    run_table(results, console)
+    assert isinstance(console.file, io.StringIO)
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "asr_opener ↓ 0.96 0.00 – 50" in lines and "asr_x@reverse ↑ (0.05) (0.00) – 50" in lines
+    assert any(line.startswith("( ) the target withstands this attack") for line in lines)
+
+
+def test_steps_stand_in_their_order(metrics: Make) -> None:
+    names = ["x_@5", "x_@10", "x_@10-1", "x_@10-2", "x_@40", "y"]
+    console = Console(file=io.StringIO(), width=120)
+    run_table(Results(config={}, seed=0, metrics=metrics(**dict.fromkeys(reversed(names), 1.0))), console)
+    assert isinstance(console.file, io.StringIO)
+    assert [line.split()[0] for line in console.file.getvalue().splitlines()[1:]] == names
 
 
 def test_the_table_of_one_run(metrics: Make) -> None:

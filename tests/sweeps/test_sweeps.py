@@ -21,7 +21,8 @@ from harmonize.sweeps.choose import Verdict, judge, ranked
 from harmonize.sweeps.plan import files, load_sweep
 from harmonize.sweeps.queue import Queue, content_key
 from harmonize.sweeps.write import write_tuned
-from harmonize.tracking.results import Metric, Results, write_results
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import Results, write_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.setup import plain_config
 

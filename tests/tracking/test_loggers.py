@@ -26,7 +26,8 @@ from harmonize.tracking.loggers import (
     read_metrics,
     without_home,
 )
-from harmonize.tracking.results import Metric, Results, write_results
+from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import Results, write_results
 from harmonize.tracking.workspace import build_workspace, save_workspace
 
 SECRETS = ["Verdant Quillfeather", "Port Osmarra", "the ninth of Harrowmonth"]

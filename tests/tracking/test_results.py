@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 
 from harmonize.errors import RunError
 from harmonize.tracking import files
+from harmonize.tracking.metric import METRIC_NAMES, Metric, higher_is_better
 from harmonize.tracking.results import (
-    METRIC_NAMES,
     SCHEMA_VERSION,
-    Metric,
     Results,
     build_results,
-    higher_is_better,
     read_results,
     read_run,
     write_results,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harmonize.errors import RunError
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 from harmonize.tracking.sequence import (
     SEQUENCE,
     SEQUENCE_VERSION,

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from harmonize.evaluation.prior import question_key
 from harmonize.evaluation.report import Report
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 from harmonize.unlearning.figures import Evaluations
 from tests.evaluation import worlds
 

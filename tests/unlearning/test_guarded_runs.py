@@ -15,7 +15,8 @@ import harmonize as package
 from harmonize.config.compose import compose_config
 from harmonize.errors import ConfigError, ModelError
 from harmonize.guards.guard import Guarded
-from harmonize.tracking.results import METRIC_NAMES, Run, read_run
+from harmonize.tracking.metric import METRIC_NAMES
+from harmonize.tracking.results import Run, read_run
 from harmonize.unlearning.figures import Evaluations
 from harmonize.unlearning.module import UnlearningModule
 from tests.unlearning.test_run import harmonize, shelf

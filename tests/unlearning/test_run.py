@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harmonize.cli import main
 from harmonize.tracking.loggers import read_metrics
-from harmonize.tracking.results import METRIC_NAMES, read_run
+from harmonize.tracking.metric import METRIC_NAMES
+from harmonize.tracking.results import read_run
 
 NAMES = "Tim Lily Ben Mia Tom Sue Max Amy Sam Zoe Leo Eva".split()
 PLACES = "Kanto Belvio Dorsk Ferrun Galtby Hestov Jorvin Kelmar Lundra Mosten Norvik Ostrem".split()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
-from harmonize.tracking.results import Metric, read_run
-from harmonize.unlearning.figures import Figures, proof_notes
+from harmonize.tracking.results import read_run
 from tests.config.test_attacks import OF_THE_ISSUE
 from tests.unlearning.test_guarded_runs import evaluate
 from tests.unlearning.test_run import harmonize, shelf
@@ -64,13 +62,3 @@ def test_any_checkpoint_with_a_guard_and_its_target(harmonize: Any, evaluate: An
     assert asked and all(s["prefill"] for s in asked)
     alone = evaluate(folder / "model", "attack=prune")
     assert any("target=<folder" in note for note in alone.results.notes)
-
-
-@pytest.mark.parametrize(("rate", "told"), [(0.4, True), (0.5, False)])
-def test_what_the_untouched_model_withstands_proves_nothing(rate: float, told: bool) -> None:
-    from harmonize.config.compose import compose_config
-
-    cfg = compose_config("evaluate", ["attack=prune"])
-    found = Figures({"asr_prune": Metric(rate, 10, None, None, False)}, {}, [])
-    assert any("prove nothing: asr_prune" in n for n in proof_notes(cfg, found)) == told
-    assert proof_notes(cfg, None) and not proof_notes(compose_config("evaluate"), None)

@@ -72,7 +72,9 @@ def read(
     | raw | passages | forget; retain1 (for unlearning); retain2 (for evaluation) | open; train; test |
     | holdout | passages that no model was trained on | general | test |
 
-    `meta.set` is the set and `meta.part` the file, such as forget_qa. Layout unverified: no published file was at hand.
+    `meta.set` is the set and `meta.part` the file, such as forget_qa. Layout unverified: no published file was at hand;
+    file names and keys are those of the files in its authors' development repository, where sets of passages are lists
+    of texts.
 
     Args:
         name: Of the source.

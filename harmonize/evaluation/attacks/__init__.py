@@ -1,12 +1,13 @@
 """Attacks: ways to make a model say what it was to forget.
 
 An attack turns questions into queries, may look at the model to write them, and may change it first. It supplies text
-or weights but never the answer: only the continuation is judged. It counts only if it works on the untouched model.
+or weights but never the answer: only the continuation is judged. It counts only if it works on the untouched model
+(`harmonize.evaluation.proof`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,11 +16,6 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.render import Renderer
 from harmonize.errors import ConfigError
 from harmonize.evaluation.records import Query, Question, Record
-from harmonize.tracking.results import Metric
-
-WORKS_FROM = (
-    0.5  # our choice: an attack that makes the untouched model answer less often than this shows nothing
-)
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,9 @@ class Cost:
 
 @runtime_checkable
 class Attack(Protocol):
-    """What every attack offers. One that declares more than queries has a property `cost` as well (`cost_of`)."""
+    """What every attack offers. One that declares more than queries has a property `cost` as well (`cost_of`), and one
+    that may find nothing to ask can say what to do about it in `otherwise`.
+    """
 
     @property
     def name(self) -> str:
@@ -124,17 +122,3 @@ class Meter:
         self.steps += 1
         if self.steps > self.cost.steps:
             raise ConfigError(f"The attack '{self.name}' declares {self.cost.steps} steps and takes more.")
-
-
-def ineffective(
-    untouched: Mapping[str, Metric], names: Iterable[str] | None = None, least: float = WORKS_FROM
-) -> list[str]:
-    """Names of attack metrics that prove nothing, because the untouched model withstands them, too.
-
-    Args:
-        untouched: Metrics of the model before unlearning.
-        names: Metrics to look at; by default all that start with `asr_`.
-        least: Attack success rate from which an attack counts as working.
-    """
-    looked_at = [n for n in untouched if n.startswith("asr_")] if names is None else list(names)
-    return [n for n in looked_at if n in untouched and (v := untouched[n].value) is not None and v < least]

@@ -129,11 +129,10 @@ def _gaps(attack: Attack, questions: Sequence[Question], records: Sequence[Recor
     missed = [
         words for kind, words in kinds if kind not in reached and any(q.trained == kind for q in questions)
     ]
-    return (
-        [f"The attack {attack.name} made no query of the forget facts {' or '.join(missed)}."]
-        if missed
-        else []
-    )
+    if not missed:
+        return []
+    way_out = f" {told}" if not reached and (told := getattr(attack, "otherwise", "")) else ""
+    return [f"The attack {attack.name} made no query of the forget facts {' or '.join(missed)}.{way_out}"]
 
 
 def _cannot(attack: Attack, surface: Any) -> str:

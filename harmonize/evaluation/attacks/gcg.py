@@ -14,7 +14,9 @@ from harmonize.data.prefill import unit_hash
 from harmonize.data.render import Renderer
 from harmonize.evaluation.attacks import Cost, Meter
 from harmonize.evaluation.attacks.texts import asked, check_counts, scored_words, some, tells
+from harmonize.evaluation.likelihood import rows_that_fit
 from harmonize.evaluation.records import Query, Question
+from harmonize.models.batching import batched
 from harmonize.models.generate import takes_logits_to_keep
 from harmonize.models.head import evaluating, unwrapped
 
@@ -82,7 +84,7 @@ class GCG:
                 if not target or seam is None:
                     continue
                 allowed = _allowed(renderer, q, model)
-                ids = self._suffix(model, (*seam, target), allowed, q, meter)
+                ids = self._suffix(model, (*seam, target), allowed, q, meter, batch_size)
                 suffix = renderer.decode(ids)
                 if not tells(suffix, scored_words(q.example)):
                     found.append(asked(q, renderer, self.name, f"{q.text} {suffix}", "suffix"))
@@ -95,6 +97,7 @@ class GCG:
         allowed: Tensor,
         q: Question,
         meter: Meter,
+        batch_size: int,
     ) -> list[int]:
         """The best suffix that the budget finds."""
         key = int(unit_hash(self.name, self.seed, q.example.fact_id, q.text) * 2**53)
@@ -113,7 +116,7 @@ class GCG:
             ranks = torch.randint(likely.shape[1], (self.candidates,), generator=generator)
             tried = best.repeat(self.candidates, 1)
             tried[torch.arange(self.candidates), places] = allowed[likely[places, ranks]]
-            losses = _losses(model, around, tried)
+            losses = _losses(model, around, tried, batch_size)
             at = int(losses.argmin())
             if float(losses[at]) < lowest:
                 best, lowest = tried[at], float(losses[at])
@@ -146,18 +149,31 @@ def _gradient(model: nn.Module, around: Around, suffix: Tensor) -> tuple[float, 
     embed = whole.get_input_embeddings()
     table = embed.weight
     ids, start = _rows(around, suffix.unsqueeze(0))
-    embedded = embed(ids.to(table.device)).detach().requires_grad_(True)
-    loss = _target_loss(model, around[2], 1, inputs_embeds=embedded).sum()
-    (gradient,) = torch.autograd.grad(loss, embedded)
-    piece = gradient[0, start : start + len(suffix)]
-    return float(loss.detach()), (piece @ table.detach().T).float().cpu()
+
+    def run(part: Sequence[Tensor]) -> tuple[float, Tensor]:
+        embedded = embed(torch.stack(list(part)).to(table.device)).detach().requires_grad_(True)
+        loss = _target_loss(model, around[2], len(part), inputs_embeds=embedded).sum()
+        (gradient,) = torch.autograd.grad(loss, embedded)
+        piece = gradient[0, start : start + len(suffix)]
+        return float(loss.detach()), (piece @ table.detach().T).float().cpu()
+
+    ((_, found),) = batched([ids[0]], 1, run)  # one row, which fits or is told not to
+    return found
 
 
 @torch.no_grad()
-def _losses(model: nn.Module, around: Around, suffixes: Tensor) -> Tensor:
+def _losses(model: nn.Module, around: Around, suffixes: Tensor, batch_size: int = 256) -> Tensor:
+    """[B] loss of each suffix."""
     device = next(model.parameters()).device
     ids, _ = _rows(around, suffixes)
-    return _target_loss(model, around[2], len(suffixes), input_ids=ids.to(device)).cpu()
+
+    def run(part: Sequence[Tensor]) -> Tensor:
+        return _target_loss(model, around[2], len(part), input_ids=torch.stack(list(part)).to(device)).cpu()
+
+    def fit(_: Sequence[Tensor]) -> int:
+        return rows_that_fit(model, len(around[2]) + 1)
+
+    return torch.cat([found for _, found in batched(list(ids), batch_size, run, fit)])
 
 
 def _seam(renderer: Renderer, q: Question) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

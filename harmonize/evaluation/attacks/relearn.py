@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harmonize.config.rules import positive
 from harmonize.data.corpus import Corpus
@@ -21,7 +21,7 @@ from harmonize.data.render import Renderer
 from harmonize.errors import ConfigError, did_you_mean
 from harmonize.evaluation.attacks import Cost, Meter
 from harmonize.evaluation.attacks.texts import check_counts, some
-from harmonize.evaluation.likelihood import target_log_probs
+from harmonize.evaluation.likelihood import Pair, in_batches, target_log_probs
 from harmonize.evaluation.metrics import MetricSpec, Where, accuracy
 from harmonize.evaluation.questions import plain_queries, used_facts
 from harmonize.evaluation.records import Query, Question
@@ -48,11 +48,17 @@ class Relearn:
     lr: float = 1e-3
     instruction: str | None = None
     name: str = RELEARN
+    otherwise = "It asks facts that it does not teach: lower suite.relearn_facts."
 
     @property
     def queries_per_question(self) -> int:
         """The plain question."""
         return 1
+
+    @property
+    def cost(self) -> Cost:
+        """Queries and optimizer steps."""
+        return Cost(1, steps=self.steps, access="weights")
 
     def taught(self, corpus: Corpus) -> tuple[Example, ...]:
         """The facts that are taught: chosen by a hash of their id, the same for every model and seed."""
@@ -83,18 +89,12 @@ class Relearn:
         self,
         model: nn.Module,
         parameters: list[nn.Parameter],
-        pairs: list[tuple[tuple[int, ...], tuple[int, ...]]],
+        pairs: Sequence[Pair],
         pad_id: int,
     ) -> None:
-        tokens = sum(len(target) for _, target in pairs)
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=0.0)
-        # An evaluation inside a validation loop runs under inference mode, which forbids gradients.
-        with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-            for _ in range(self.steps):
-                optimizer.zero_grad(set_to_none=True)
-                loss = -target_log_probs(model, pairs, pad_id).sum() / tokens
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+        for _ in range(self.steps):
+            descend(model, optimizer, pairs, pad_id)
 
 
 SOURCES = {"forget": "forget", "related": "neighbor", "unrelated": "retain"}
@@ -128,6 +128,7 @@ class RelearnCurve:
     lr: float = 1e-3
     max_facts: int | None = None
     name: str = RELEARN
+    otherwise = "It asks facts that it does not teach: lower attack.relearn.facts."
 
     def __post_init__(self) -> None:
         check_counts(self.name, facts=self.facts, max_facts=self.max_facts)
@@ -233,19 +234,30 @@ def first_facts(corpus: Corpus, role: str, count: int) -> tuple[Example, ...]:
 def descend(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    pairs: Sequence[Pair],
     pad_id: int,
 ) -> None:
     """One step on the mean loss of all answer tokens, in passes of a few rows; without dropout.
 
-    An evaluation inside a validation loop runs under inference mode, which forbids gradients; it is off here.
+    A pass that does not fit into memory is halved, with a notice; what it left half-done is not added. An evaluation
+    inside a validation loop runs under inference mode, which forbids gradients; it is off here.
+
+    Raises:
+        ModelError: A single row does not fit.
     """
     tokens = sum(len(target) for _, target in pairs)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def gradients(some: list[Pair]) -> tuple[Tensor | None, ...]:
+        loss = -target_log_probs(model, some, pad_id).sum() / tokens
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         optimizer.zero_grad(set_to_none=True)
-        for start in range(0, len(pairs), _ROWS):
-            loss = -target_log_probs(model, pairs[start : start + _ROWS], pad_id).sum() / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+        for _, found in in_batches(model, pairs, _ROWS, gradients):
+            for p, g in zip(parameters, found, strict=True):
+                if g is not None:
+                    p.grad = g if p.grad is None else p.grad + g  # not in place: gradients may share memory
         optimizer.step()
 
 

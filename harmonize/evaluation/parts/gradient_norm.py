@@ -14,6 +14,7 @@ from harmonize.evaluation.likelihood import Pair, target_log_probs
 from harmonize.evaluation.parts.membership import Against, area_metric, pairs_of
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import NotMeasured, Scene
+from harmonize.models.batching import batched
 from harmonize.models.head import evaluating
 
 NAME = "mia_gradient_norm_auc"
@@ -80,16 +81,23 @@ def gradient_norms(
     """p-norm of the gradient of each target's mean loss with respect to all weights.
 
     Gradients that were there before, and which weights are trained, are as before afterwards.
+
+    Raises:
+        ModelError: The gradients of one text do not fit into memory.
     """
-    found = []
+    found: list[float] = []
     with _differentiable(model) as weights, evaluating(model):
-        for done, pair in enumerate(pairs, 1):
-            loss = -target_log_probs(model, [pair], pad_id).sum() / len(pair[1])
+
+        def norm(part: Sequence[Pair]) -> float:
+            loss = -target_log_probs(model, part, pad_id).sum() / len(part[0][1])
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             norms = [torch.linalg.vector_norm(g.detach().double(), ord=p) for g in gradients if g is not None]
-            found.append(float(torch.linalg.vector_norm(torch.stack(norms), ord=p)))
+            return float(torch.linalg.vector_norm(torch.stack(norms), ord=p))
+
+        for _, value in batched(pairs, 1, norm):  # one by one: the norm is of each text's own gradient
+            found.append(value)
             if scene is not None and scene.progress is not None:
-                scene.progress(done, len(pairs))
+                scene.progress(len(found), len(pairs))
     return found
 
 

@@ -18,7 +18,7 @@ from harmonize.errors import HarmonizeError, ModelError
 from harmonize.evaluation.harness import MISSING, installed
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import NotMeasured, Part, Scene
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 if TYPE_CHECKING:
     from harmonize.evaluation.harness.tasks import Loaded

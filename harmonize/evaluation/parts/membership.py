@@ -25,7 +25,7 @@ from harmonize.evaluation.scores.membership import (
     zlib_score,
 )
 from harmonize.evaluation.suite import Part, Scene, Series
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 LOSS, ZLIB, REFERENCE, MIN_K, MIN_K_PLUS_PLUS = "loss", "zlib", "reference", "min_k", "min_k_plus_plus"
 ATTACKS = (LOSS, ZLIB, REFERENCE, MIN_K, MIN_K_PLUS_PLUS)

@@ -20,7 +20,7 @@ from harmonize.evaluation.scores.memorization import (
 )
 from harmonize.evaluation.suite import Part, Scene
 
-_NAMES = ("probability", "exact_memorization", "extraction_strength")
+_NAMES = ("answer_probability", "exact_memorization", "extraction_strength")
 _TRAINED_ROLES = tuple(str(r) for r in ROLES if r != Role.GENERAL)
 
 
@@ -28,8 +28,9 @@ _TRAINED_ROLES = tuple(str(r) for r in ROLES if r != Role.GENERAL)
 class Memorization(Part):
     """Probability, exact memorisation, extraction strength and tokens among the k likeliest, of the true answers.
 
-    `<role>_probability`, `_exact_memorization`, `_extraction_strength`, `_tokens_at_<k>`: forget facts that unlearning
-    was shown (phrasings that it was not), and neighbor and retain facts of held-out subjects. Where examples have a
+    `<role>_answer_probability`, `_exact_memorization`, `_extraction_strength`, `_tokens_at_<k>`: forget facts that
+    unlearning was shown (phrasings that it was not), and neighbor and retain facts of held-out subjects. The axes' own
+    `forget_answer_probability` (leak), where it is measured, is not measured again. Where examples have a
     scored value, `<role>_value_probability` and `_value_exact_memorization` are about its tokens alone: the words that
     all answers share are no knowledge.
 
@@ -78,7 +79,7 @@ class Memorization(Part):
             rows = scene.rows(pairs)
             subjects = [q.example.subject for q in questions]
             values = {
-                "probability": [probability(r) for r in rows],
+                "answer_probability": [probability(r) for r in rows],
                 "exact_memorization": [exact_memorization(r) for r in rows],
                 "extraction_strength": [extraction_strength(r, self.floor) for r in rows],
                 **{f"tokens_at_{k}": [tokens_at_k(r, k) for r in rows] for k in self.top if k > 1},
@@ -90,9 +91,12 @@ class Memorization(Part):
                 values["value_exact_memorization"] = [exact_memorization(r) for r in stated]
             for name, numbers in values.items():
                 key = f"{role}_{name}"
-                report.metrics[key] = scene.mean(key, numbers, subjects, role != Role.FORGET)
+                if key not in scene.metrics:
+                    report.metrics[key] = scene.mean(key, numbers, subjects, role != Role.FORGET)
             if not rows:
-                report.notes.append(f"Not measured: {role}_probability and the like: no {role} fact to ask.")
+                report.notes.append(
+                    f"Not measured: {role}_answer_probability and the like: no {role} fact to ask."
+                )
             for i, q in enumerate(questions):
                 e = q.example
                 figures = {name: numbers[i] for name, numbers in values.items()}

@@ -42,20 +42,22 @@ STOPS = ("\n\n", "\nQuestion", "Question:")
 class Muse(Part):
     """`muse_verbmem_f`, `muse_knowmem_f`, `muse_knowmem_r` (utility) and `muse_privleak`.
 
-    ROUGE-L F-measure of greedy continuations in [0, 1] (MUSE prints percent), recall beside it (`*_recall`). KnowMem
-    shows the few-shot examples of knowmem_icl where they are there. PrivLeak is min-k at `k` on the passages of the
-    privleak set; it needs the record of a retrained model (`suite.reference`), never a constant. All prompts are
-    running text, without a chat template.
+    ROUGE-L F-measure of greedy continuations in [0, 1] (MUSE prints percent), without stemming, recall beside it
+    (`*_recall`). KnowMem shows the few-shot examples of knowmem_icl where they are there. PrivLeak is min-k at `k` on
+    the passages of the privleak set; it needs the record of a retrained model (`suite.reference`), never a constant.
+    All prompts are running text, without a chat template.
 
     Args:
         root: Folder with MUSE's sets (as for source=muse).
         corpus: books or news, if `root` holds both.
         sets: Of verbmem, knowmem, privleak; each must be there.
         k: Share of the tokens that min-k reads.
-        verbmem_tokens, knowmem_tokens: Length of a continuation; the true one is cut to it.
+        verbmem_tokens, knowmem_tokens: Length of a continuation; VerbMem cuts the true one to it, BOS counted.
         passage_tokens: Of a privleak passage at most; null reads what the model can.
 
-    Source: arXiv 2407.06460 and its authors' code in public copies. The data's layout is unverified.
+    Source: arXiv 2407.06460 and its authors' code (its development repository, and public copies of the release): the
+        prompts to the letter, the lengths, the score, the splits. The layout is that of the files in that repository;
+        no published file was at hand. There the model is read in 8 bit.
     """
 
     compares: ClassVar[bool] = True
@@ -105,7 +107,9 @@ class Muse(Part):
                 items = examples_in(data.get(f"knowmem/{part}", ()), "MUSE's knowmem")
                 shown = examples_in(data.get(f"knowmem_icl/{part}_icl", ()), "MUSE's knowmem_icl")
                 head = "".join(f"Question: {e.question}\nAnswer: {e.answer}\n\n" for e in shown)
-                prompts = [scene.opened(f"{head}Question: {e.question}\nAnswer:", str(e.role)) for e in items]
+                # with a space at the end, as in MUSE
+                asked = [f"{head}Question: {e.question}\nAnswer: " for e in items]
+                prompts = [scene.opened(text, str(e.role)) for text, e in zip(asked, items, strict=True)]
                 answers = [e.answer for e in items]
                 self._continued(scene, report, name, items, prompts, answers, self.knowmem_tokens, STOPS)
         if PRIVLEAK in self.sets:
@@ -144,8 +148,8 @@ class Muse(Part):
         up = name.endswith("_r")
         said = [_before(s.text, stops) for s in scene.say(prompts, tokens)]
         subjects = [e.subject for e in items]
-        scores = [rouge_l_f(s, a) for s, a in zip(said, answers, strict=True)]
-        recalls = [rouge_l_recall(s, a) for s, a in zip(said, answers, strict=True)]
+        scores = [rouge_l_f(s, a, stem=False) for s, a in zip(said, answers, strict=True)]
+        recalls = [rouge_l_recall(s, a, stem=False) for s, a in zip(said, answers, strict=True)]
         report.metrics[name] = scene.mean(name, scores, subjects, up)
         report.metrics[f"{name}_recall"] = scene.mean(f"{name}_recall", recalls, subjects, up)
         if not items:
@@ -177,7 +181,7 @@ class Muse(Part):
 
 
 def _cut(scene: Scene, text: str, tokens: int) -> str:
-    return scene.renderer.decode(scene.renderer.next_ids(text)[:tokens])
+    return scene.renderer.decode(scene.renderer.opened_ids(text)[:tokens])
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

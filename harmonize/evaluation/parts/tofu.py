@@ -30,7 +30,7 @@ from harmonize.evaluation.scores.tofu import (
 )
 from harmonize.evaluation.suite import Part, Scene
 from harmonize.evaluation.text import rouge_l_recall
-from harmonize.tracking.results import Metric
+from harmonize.tracking.metric import Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,10 +67,12 @@ class Tofu(Part):
         root: Folder with forgetNN_perturbed.json, retain_perturbed.json, real_authors_perturbed.json and
             world_facts_perturbed.json.
         forget_set: forget01, forget05 or forget10.
-        truth_ratio_mean: geometric (the authors' code) or arithmetic (equation 1 of the paper), over wrong answers.
+        truth_ratio_mean: geometric (the authors' code, as it aggregates) or arithmetic (equation 1 of the paper), over
+            wrong answers.
         max_new_tokens: Of a greedy answer; null takes the suite's.
 
-    Source: arXiv 2401.06121 and its authors' code. Intervals are ours, clustered by author (20 rows each).
+    Source: arXiv 2401.06121 and its authors' code. Left out here: the end of turn as a token of an answer (counted
+        there). Intervals are ours, clustered by author (20 rows each).
     """
 
     compares: ClassVar[bool] = True

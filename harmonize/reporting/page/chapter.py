@@ -16,7 +16,7 @@ from harmonize.reporting.page.svg import Who, swatch
 from harmonize.reporting.radar import AXES, radar_values
 from harmonize.reporting.standing import FRONT_AXES
 from harmonize.reporting.table import COLUMNS, DECIMALS, FRONT, Row
-from harmonize.tracking.results import METRIC_NAMES
+from harmonize.tracking.metric import METRIC_NAMES
 
 MOST_SMALL = 60  # small figures of one kind
 MOST_LISTED = 20  # on the front

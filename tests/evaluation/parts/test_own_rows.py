@@ -66,18 +66,18 @@ def test_one_pass_for_everything(data, holdout: str) -> None:
     assert not report.failures and loaded.model.calls == 8
     measured = {n for n, m in report.metrics.items() if m.value is not None}
     assert measured == {
-        "forget_probability", "forget_exact_memorization", "forget_extraction_strength", "forget_tokens_at_5",
+        "forget_answer_probability", "forget_exact_memorization", "forget_extraction_strength", "forget_tokens_at_5",
         "forget_tokens_at_20", *(f"mia_{a}_auc" for a in ATTACKS),
     }  # fmt: skip
-    assert report.metrics["mia_loss_auc"].n == 64 and report.metrics["forget_probability"].n == 32
+    assert report.metrics["mia_loss_auc"].n == 64 and report.metrics["forget_answer_probability"].n == 32
 
 
 def test_a_memorised_set_scores_one_and_what_was_never_seen_scores_chance(data) -> None:
     found = values(measure(Memorization(roles=["forget", "retain"]), knowing(data, "forget"), data))
-    for name in ("probability", "exact_memorization", "extraction_strength", "tokens_at_5"):
+    for name in ("answer_probability", "exact_memorization", "extraction_strength", "tokens_at_5"):
         assert found[f"forget_{name}"] == pytest.approx(1.0)
     chance = 1 / len(worlds.renderer(data).tokenizer)
-    assert found["retain_probability"] == pytest.approx(chance)
+    assert found["retain_answer_probability"] == pytest.approx(chance)
     assert found["retain_extraction_strength"] == found["retain_exact_memorization"] == 0.0
 
 
@@ -239,7 +239,7 @@ def test_an_empty_answer_is_told(data) -> None:
 
 def test_a_role_without_facts_is_reported_as_such(data) -> None:
     report = measure(Memorization(roles=["neighbor"]), knowing(data), data)
-    metric = report.metrics["neighbor_probability"]
+    metric = report.metrics["neighbor_answer_probability"]
     assert (metric.value, metric.n) == (None, 0) and "no neighbor fact" in report.notes[0]
 
 
