@@ -79,6 +79,13 @@ TASKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def runner(command: str) -> Callable[[Any, Path], Any]:
+    """What runs one checked job of a command in its folder."""
+    module, _, name = RUNNERS[command].partition(":")
+    found: Callable[[Any, Path], Any] = getattr(import_module(module), name)
+    return found
+
+
 def _job(command: str, cfg: Any) -> Any:
     """Checks and runs one job in its folder; says on stderr why it failed.
 
@@ -98,8 +105,7 @@ def _job(command: str, cfg: Any) -> Any:
     with _own_command_line(command, hydra.overrides, folder):
         try:
             _check(cfg, command, folder, multirun=sweep and hydra.launcher._target_ == _BASIC_LAUNCHER)
-            module, _, name = RUNNERS[command].partition(":")
-            return getattr(import_module(module), name)(cfg, folder)
+            return runner(command)(cfg, folder)
         except Interrupted as error:
             print(error, file=sys.stderr)
             raise KeyboardInterrupt from error
