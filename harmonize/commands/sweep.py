@@ -76,6 +76,7 @@ def run(argv: list[str]) -> int:
     try:
         if given.list:
             return _list(sweep, queue, given.overrides)
+        _note(folder, sweep, given)
         helpers = [_helper(argv) for _ in range(given.jobs - 1)]
         try:
             failed = _go(sweep, queue, given)
@@ -87,6 +88,15 @@ def run(argv: list[str]) -> int:
     finally:
         os.umask(mask)
     return 1 if failed else 0
+
+
+def _note(folder: Path, sweep: Sweep, given: Any) -> None:
+    """Says in the study's folder which experiment its runs are of, if any."""
+    from harmonize.reporting.experiment import experiments, write_record
+    from harmonize.tracking.files import make_folder
+
+    if given.name in experiments():
+        write_record(make_folder(folder), given.name, sweep.profile, given.overrides)
 
 
 def _helper(argv: Sequence[str]) -> subprocess.Popen[bytes]:

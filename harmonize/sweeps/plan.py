@@ -46,7 +46,6 @@ _KEYS = (
     "spread",
     "effects",
     "columns",
-    "figures",
     "needs",
     "notes",
 )
@@ -202,8 +201,8 @@ def load_sweep(name: str, profile: str | None = None) -> Sweep:
         profile: Of an experiment that has several; None for its first.
 
     Raises:
-        ConfigError: No such sweep or profile (the nearest is named), or a file that does not say what a sweep needs; all problems
-            at once.
+        ConfigError: No such sweep or profile (the nearest is named), or a file that does not say what a sweep needs;
+            all problems at once.
         RunError: The file cannot be read.
     """
     known = files()

@@ -1,8 +1,8 @@
 """Profiles of an experiment: the same comparison on the sandbox in minutes, and with the models and data of a paper.
 
-What stands beside `profiles` in the file holds for all of them. A profile adds `overrides`, replaces keys of `sweep` and
-the `variants`, and may name a `study` of its own. `runs_of` takes the jobs of another experiment (a figure of a table's
-runs): what is done there is not done twice.
+What stands beside `profiles` in the file holds for all of them. A profile adds `overrides`, replaces keys of `sweep`
+and the `variants`, and may name a `study` of its own. `runs_of` takes the jobs of another experiment (a figure of a
+table's runs): what is done there is not done twice.
 """
 
 from __future__ import annotations
