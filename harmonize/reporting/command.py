@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         RunError: No runs, runs of another experiment, missing data or weights, or a folder that cannot be used.
         ConfigError: An unknown experiment or profile, or overrides that nothing takes.
     """
-    options = parser().parse_args(argv)
+    options = parser().parse_intermixed_args(argv)
     if options.verdicts:
         return show_verdicts(
             Path(options.runs), options.out, options.profile, options.format or list(FORMATS)

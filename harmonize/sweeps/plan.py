@@ -213,10 +213,11 @@ def load_sweep(name: str, profile: str | None = None) -> Sweep:
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: expected a mapping with sweep, variants or trials.")
     problems: list[str] = []
+    plain = flattened(found, path, profile)
     if in_wandb_words(found):
         found, problems = translated(found, path)
     else:
-        found = flattened(found, path, profile)
+        found = plain
     problems = problems or _problems(found, path)
     if problems:
         raise ConfigError(problems)
