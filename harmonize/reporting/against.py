@@ -88,7 +88,7 @@ class Order:
 
     def __str__(self) -> str:
         n = len(self.agree) + len(self.differ) + len(self.open)
-        head = f"Order by {self.column} (ours: {self.metric}): of {n} pairs of methods"
+        head = f"Order by {self.column} (ours: {self.metric}): of {n} pair{'' if n == 1 else 's'} of methods"
         text = f"{head} {len(self.agree)} stand as published"
         for word, pairs in (("the other way round", self.differ), ("undecided", self.open)):
             if pairs:
@@ -123,8 +123,9 @@ def orders(block: Published, table: Table) -> list[Order]:
             assert first is not None and second is not None
             theirs = (x - y) * (1 if published_up else -1)
             ours = (first.mean - second.mean) * (1 if up.get(metric, True) else -1)
-            noise = within_noise(left.seeds.get(metric, {}), right.seeds.get(metric, {}))
-            side = undecided if noise or theirs == 0 or ours == 0 else agree if theirs * ours > 0 else differ
+            seeds = left.seeds.get(metric, {}), right.seeds.get(metric, {})
+            told = len(seeds[0].keys() & seeds[1].keys()) > 1 and not within_noise(*seeds)
+            side = undecided if not told or theirs * ours == 0 else agree if theirs * ours > 0 else differ
             side.append((a, b))
         if rows[1:]:
             found.append(Order(column, metric, tuple(agree), tuple(differ), tuple(undecided)))

@@ -96,6 +96,10 @@ def test_the_order_of_methods_by_hand(table: Table, published: Callable[..., lis
     (found,) = orders(block, table)
     assert set(found.differ) | set(found.open) == {("one", "three"), ("two", "three")}
     assert "of 3 pairs of methods 1 stand as published" in str(found)
+    table.rows[3], table.rows[2] = row("m3", None), row("m2", {"0": 0.9})
+    (found,) = orders(block, table)
+    assert found.open == (("one", "two"),)  # one seed tells nothing
+    assert "of 1 pair of methods 0 stand as published, 1 undecided (one and two)." in str(found)
 
 
 @pytest.mark.parametrize(
