@@ -26,17 +26,20 @@ def to_html_page(
     effects: Sequence[EffectTable] = (),
     grids: Sequence[Grid] = (),
     figures: Sequence[tuple[str, Path]] = (),
+    said: Sequence[str] = (),
 ) -> str:
     """The page; `figures` are (caption, file) and are taken into it."""
     body = [f'<p class="about">{escaped(line)}</p>' for line in about]
     for table in tables:
         body += _table(table)
     if lines:
-        body += ["<h2>What it says</h2>", *html_notes(lines)]
+        body += ["<h2>Claims</h2>", *html_notes(lines)]
     for caption, path in figures:
         body += figure_html(caption, path)
     for grid in (*effect_grids(effects), *grids):
         body += to_html(grid)
+    if said:
+        body += ["<h2>Against the published figures</h2>", *html_notes(said)]
     left = [*study.notes, *(f"{path}: {reason}" for path, reason in study.problems)]
     if left:
         body += ["<h2>Not in the table</h2>", *html_notes(left)]

@@ -86,10 +86,10 @@ def _axes(
     tables = build_tables(study, experiment.columns)
     print_tables(tables, console)
     grids, said = against(published, tables, experiment.profile) if experiment.name else ([], [])
-    claims = claim_lines(found, tables) + spread_lines(found.get("spread"), tables) + said
-    for line in claims:
+    claims = claim_lines(found, tables) + spread_lines(found.get("spread"), tables)
+    for line in [*claims, *said]:
         console.print(Text(line))
-    if claims:
+    if claims or said:
         console.print()
     added = effects(study, factors_of(found.get("effects")))
     print_effects(added, console)
@@ -100,10 +100,10 @@ def _axes(
     figures = _radars(tables, folder, [kind for kind in FIGURES if kind in formats])
     title = _title(study, experiment)
     writers: dict[str, Callable[[], str]] = {
-        "md": lambda: to_markdown(study, tables, published, claims, added, grids, title),
+        "md": lambda: to_markdown(study, tables, published, claims, added, grids, title, said),
         "tex": lambda: to_latex(tables, published, grids),
         "csv": lambda: tables_csv(tables),
-        "html": lambda: _html(study, experiment, tables, claims, added, grids, folder, figures),
+        "html": lambda: _html(study, experiment, tables, claims, added, grids, figures, said),
     }
     paths = [
         write_text(folder / f"table.{kind}", write()) for kind, write in writers.items() if kind in formats
@@ -123,8 +123,8 @@ def _html(
     claims: Sequence[str],
     added: Sequence[EffectTable],
     grids: Sequence[Grid],
-    folder: Path,
     figures: Sequence[Path],
+    said: Sequence[str],
 ) -> str:
     shown = [path for path in figures if path.suffix == ".svg"] or [p for p in figures if p.suffix == ".png"]
     captions = [("Five axes, outward is better", path) for path in shown]
@@ -138,6 +138,7 @@ def _html(
         added,
         grids,
         captions,
+        said,
     )
 
 

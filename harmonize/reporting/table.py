@@ -374,6 +374,7 @@ def compare(table: Table, metric: str, method: str, against: str, lower: bool) -
 
 
 def _row(table: Table, method: str, metric: str) -> Row | None:
-    """The one row of a method that has the figure; None where there is none or several."""
+    """The one row of a method that has the figure, or of several the one without changes; None where there is none."""
     rows = [row for row in table.rows if row.method == method]
+    rows = [row for row in rows if row.label == method] or rows
     return rows[0] if len(rows) == 1 and rows[0].cells.get(metric) is not None else None

@@ -110,10 +110,11 @@ def to_markdown(
     effects: Sequence[EffectTable] = (),
     grids: Sequence[Grid] = (),
     title: str = "",
+    said: Sequence[str] = (),
 ) -> str:
     """The report as Markdown: our tables, what could be said of the claims, what was left out, what was published.
 
-    `grids` are what else is shown, such as the differences from published figures; they stand before those.
+    `grids` are what else is shown, such as the differences from published figures, and `said` sentences on those.
     """
     lines = [f"# {markdown(title or f'Study {study.path.name}')}", ""]
     for table in tables:
@@ -132,6 +133,8 @@ def to_markdown(
     if effects:
         lines += ["## What each factor adds", "", *effects_markdown(effects)]
     lines += [line for grid in grids for line in grid_markdown(grid)]
+    if said:
+        lines += ["## Against the published figures", "", *(f"- {markdown(line)}" for line in said), ""]
     if study.problems or study.notes:
         lines += ["## Not in the table", ""]
         lines += [f"- {markdown(note)}" for note in study.notes]
