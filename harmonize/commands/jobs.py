@@ -9,20 +9,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from harmonize.config import compose
 from harmonize.errors import ConfigError, HarmonizeError, Interrupted
-
-RUNNERS: dict[str, str] = {
-    "unlearn": "harmonize.unlearning.run:run",
-    "evaluate": "harmonize.unlearning.measure:run",
-    "finetune": "harmonize.unlearning.finetune:run",
-    "diagnose": "harmonize.unlearning.diagnose:run",
-    "sequence": "harmonize.unlearning.sequence:run",
-}
+from harmonize.runners import runner
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -77,13 +69,6 @@ TASKS: dict[str, Callable[[Any], Any]] = {
     "diagnose": diagnose,
     "sequence": sequence,
 }
-
-
-def runner(command: str) -> Callable[[Any, Path], Any]:
-    """What runs one checked job of a command in its folder."""
-    module, _, name = RUNNERS[command].partition(":")
-    found: Callable[[Any, Path], Any] = getattr(import_module(module), name)
-    return found
 
 
 def _job(command: str, cfg: Any) -> Any:

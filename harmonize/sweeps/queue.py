@@ -21,6 +21,7 @@ from harmonize.config.compose import compose_config
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ConfigError, HarmonizeError, Interrupted, RunError
 from harmonize.reporting.study import flatten, is_ignored
+from harmonize.runners import runner
 from harmonize.sweeps.plan import Job
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.results import CONFIG, RESULTS, STATUS, Results, plain, read_results
@@ -162,8 +163,6 @@ class Queue:
         Raises:
             Interrupted: The user pressed Ctrl-C; the job is resumed next time.
         """
-        from harmonize.commands.jobs import runner
-
         entry.tries += 1
         state = _state(entry.folder)
         again = {"interrupted": ["resume=true"], "running": ["resume=true"]}.get(state, ["overwrite=true"])
