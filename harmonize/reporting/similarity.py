@@ -17,7 +17,7 @@ from harmonize.reporting.estimates import estimated
 from harmonize.reporting.grid import Grid
 from harmonize.reporting.heatmap import Panel, draw_heatmaps
 from harmonize.reporting.study import Study, StudyRun
-from harmonize.reporting.table import GAP
+from harmonize.reporting.table import GAP, fixed
 from harmonize.tracking.files import write_text
 
 TOTAL = "total"
@@ -113,7 +113,7 @@ def similarity_grid(blocks: Sequence[Cosines], title: str) -> Grid:
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return GAP
-    mean = f"{statistics.fmean(values) + 0.0:.2f}"
+    mean = fixed(statistics.fmean(values))
     return mean if len(values) == 1 else f"{mean}±{statistics.stdev(values):.2f}".replace("±0.", "±.")
 
 

@@ -46,7 +46,7 @@ EXPECT = {"higher": (1, 1), "lower": (-1, 1), "no lower": (1, -1), "no higher": 
 _KEYS = {"text", "experiment", "base", "changed", "metric", "expect", "margin", "match", "decides"}
 
 Level = Mapping[str, str]
-Pair = tuple[StudyRun, float]  # the changed run, and its value less the other's
+Pair = tuple[StudyRun, StudyRun, float, float]  # the changed run, the other, the value there, and the change
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,15 @@ class Claim:
 class Finding:
     """A test and what came of it.
 
-    effect: Of changed less base, in the metric's own direction. pairs, worlds: Behind it. also: Further keys in which
-    the runs of a pair differ. why: Why there is no effect. commits: Which code made the runs.
+    effect: Of changed less base, in the metric's own direction. start: Mean of base. pairs, worlds: Behind it. also:
+    Further keys in which the runs of a pair differ. why: Why there is no effect, or none to be had. commits: Which code
+    made the runs.
     """
 
     test: Comparison
     verdict: str
     effect: Effect | None = None
+    start: float | None = None
     pairs: int = 0
     worlds: int = 0
     also: tuple[str, ...] = ()
@@ -144,7 +146,7 @@ def is_at(run: StudyRun, level: Level) -> bool:
     return True
 
 
-def _between_levels(runs: Sequence[StudyRun], test: Comparison) -> Iterator[tuple[Pair, StudyRun]]:
+def _between_levels(runs: Sequence[StudyRun], test: Comparison) -> Iterator[Pair]:
     """Changed less base over every cell of runs that agree in the matched keys; several of a level are averaged."""
     base = test.base
     assert isinstance(base, Mapping)
@@ -165,29 +167,29 @@ def _between_levels(runs: Sequence[StudyRun], test: Comparison) -> Iterator[tupl
                 statistics.fmean(v for r in side if (v := _value(r, test.metric)) is not None)
                 for side in (before, after)
             ]
-            yield (after[0], means[1] - means[0]), before[0]
+            yield after[0], before[0], means[0], means[1] - means[0]
 
 
-def _against_target(runs: Sequence[StudyRun], test: Comparison) -> Iterator[tuple[Pair, StudyRun]]:
+def _against_target(runs: Sequence[StudyRun], test: Comparison) -> Iterator[Pair]:
     """A run's figure less that of its own untouched model."""
     for run in runs:
         before = (run.results.target_metrics or {}).get(test.metric)
         after = _value(run, test.metric)
         if is_at(run, test.changed) and before is not None and before.value is not None and after is not None:
-            yield (run, after - before.value), run
+            yield run, run, before.value, after - before.value
 
 
-def _between_forms(runs: Sequence[StudyRun], test: Comparison) -> Iterator[tuple[Pair, StudyRun]]:
+def _between_forms(runs: Sequence[StudyRun], test: Comparison) -> Iterator[Pair]:
     """A diagnosis' last form less its first."""
     first, _, second = test.metric.partition("~")
     for run in runs:
         found = [values for _, values in forms(run)]
         pair = (first, second)
         if is_at(run, test.changed) and len(found) > 1 and pair in found[0] and pair in found[-1]:
-            yield (run, found[-1][pair] - found[0][pair]), run
+            yield run, run, found[0][pair], found[-1][pair] - found[0][pair]
 
 
-_PAIRS: dict[str, Callable[[Sequence[StudyRun], Comparison], Iterator[tuple[Pair, StudyRun]]]] = {
+_PAIRS: dict[str, Callable[[Sequence[StudyRun], Comparison], Iterator[Pair]]] = {
     TARGET: _against_target,
     OTHER_FORM: _between_forms,
 }
@@ -207,24 +209,36 @@ def find(test: Comparison, study: Study | None, experiment: Experiment) -> Findi
     units: dict[tuple[str, ...], list[float]] = defaultdict(list)
     also: set[str] = set()
     commits: set[str] = set()
-    count = 0
-    for (run, difference), other in pairs(study.runs, test):
+    starts: list[float] = []
+    for run, other, start, difference in pairs(study.runs, test):
+        starts.append(start)
         units[tuple(run.flat.get(key, "") for key in UNIT)].append(difference)
         also |= _differing(run, other, test)
         commits |= {
             str(git["commit"])[:7] for r in (run, other) if (git := r.results.git) and git.get("commit")
         }
-        count += 1
-    if not count:
+    if not starts:
         return Finding(test, UNDECIDED, why=f"no pair of runs with {test.metric}", command=command)
     effect = estimated([statistics.fmean(values) for values in units.values()])
     sign, margin = EXPECT[test.expect]
     assert effect is not None
     worlds = len({(unit[0], *unit[2:]) for unit in units})
     why = "" if effect.n > 1 else "one world and seed: no interval"
+    start = statistics.fmean(starts)
+    if margin > 0 and (start if sign < 0 else 1 - start) < test.margin:
+        why = why or "no room: the other side is at its end already"
     verdict = judge(_turned(effect, sign), margin * test.margin)
     return Finding(
-        test, verdict, effect, count, worlds, tuple(sorted(also)), why, command, tuple(sorted(commits))
+        test,
+        verdict,
+        effect,
+        start,
+        len(starts),
+        worlds,
+        tuple(sorted(also)),
+        why,
+        command,
+        tuple(sorted(commits)),
     )
 
 
@@ -285,9 +299,11 @@ def summary(judged: Sequence[tuple[Claim, list[Finding]]]) -> Grid:
     rows = []
     for claim, findings in judged:
         deciding = [f for f in findings if f.test.decides]
-        effects = "; ".join(str(f.effect) if f.effect else GAP for f in deciding)
+        effects = "; ".join(_effect(f) for f in deciding)
         rows.append([claim.id, claim.text, verdict_of(findings), effects])
-    notes = ["Effects with 95 % intervals, of the tests that decide; below, test by test."]
+    notes = [
+        "Effects with 95 % intervals and where they start from, of the tests that decide; below, test by test."
+    ]
     return Grid("Verdicts", ["", "claim", "verdict", "effect"], rows, notes, left=4)
 
 
@@ -295,12 +311,12 @@ def verdicts_csv(judged: Sequence[tuple[Claim, list[Finding]]]) -> str:
     """Every test in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heads = "claim test decides metric expect margin effect low high units pairs worlds verdict claim_verdict command"
+    heads = "claim test decides metric expect margin base effect low high units pairs worlds verdict of_claim command"
     writer.writerow(heads.split())
     for claim, findings in judged:
         for f in findings:
             e = f.effect
-            figures = [e.mean, e.low, e.high, e.n] if e else ["", "", "", 0]
+            figures = [f.start, e.mean, e.low, e.high, e.n] if e else ["", "", "", "", 0]
             test = [
                 claim.id,
                 csv_cell(f.test.text),
@@ -324,7 +340,7 @@ def details(judged: Sequence[tuple[Claim, list[Finding]]]) -> list[Grid]:
                 f"{f.test.metric}, {f.test.expect} by {f.test.margin:g}"
                 if EXPECT[f.test.expect][1] > 0
                 else f"{f.test.metric}, {f.test.expect} than {f.test.margin:g} off",
-                str(f.effect) if f.effect else GAP,
+                _effect(f),
                 _behind(f),
                 f.verdict,
             ]
@@ -348,6 +364,12 @@ def details(judged: Sequence[tuple[Claim, list[Finding]]]) -> list[Grid]:
             )
         )
     return grids
+
+
+def _effect(found: Finding) -> str:
+    if found.effect is None or found.start is None:
+        return GAP
+    return f"{found.effect} from {found.start:.2f}"
 
 
 def _behind(found: Finding) -> str:

@@ -108,12 +108,14 @@ def test_pairs_agree_in_all_else_and_units_are_worlds_and_seeds(loss: Path) -> N
     found = of(comparison(), loss)
     # a unit is the mean of both modes: seed 0 -(0.3 + 0.1) / 2, seed 1 the same less 0.02
     assert (found.pairs, found.effect.n, found.worlds) == (8, 4, 2)
-    assert found.effect.mean == pytest.approx(-0.21)
+    assert found.effect.mean == pytest.approx(-0.21) and found.start == pytest.approx(0.8)
     assert found.verdict == "supported"
     assert found.also == ("optimizer.lr",)  # what the two are not equal in is told
     assert found.command == "reproduce-paper-table --experiment loss_ablation --profile sandbox --run"
     assert of(comparison(expect="higher"), loss).verdict == "not supported"
     assert of(comparison(margin=0.5), loss).verdict == "not supported"
+    cramped = of(comparison(margin=0.9), loss)
+    assert cramped.why == "no room: the other side is at its end already"
 
 
 def test_against_the_target_and_without_runs(loss: Path) -> None:
