@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,11 +61,11 @@ class Experiment:
         )
 
     def typed(self, *more: str) -> str:
-        """The command that shows it, with further arguments."""
+        """The command that shows it, with further arguments, and the user's overrides where it runs."""
         given = ["reproduce-paper-table", "--experiment", self.name]
         if self.profile:
             given += ["--profile", self.profile]
-        return " ".join([*given, *more])
+        return " ".join([*given, *more, *(map(shlex.quote, self.overrides) if "--run" in more else ())])
 
 
 def experiments() -> dict[str, Path]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,20 +187,29 @@ def _data(cfg: Any, item: Mapping[str, Any]) -> Need:
             f"needs: '{item.get('what')}' names no folder. Give it a path, or a key that the profile sets."
         )
     folder, what = Path(str(place)).expanduser(), str(item["what"])
-    lacking = [pattern for pattern in item.get("files", ["*"]) if not any(folder.glob(pattern))]
+    lacking = [  # `a|b` is either
+        pattern.replace("|", " or ")
+        for pattern in item.get("files", ["*"])
+        if not any(any(folder.glob(each)) for each in pattern.split("|"))
+    ]
     if not lacking:
         return Need(what, THERE, str(folder))
     made = _select(cfg, str(item["until"])) if "until" in item else None
     if made and (Path(made).expanduser() / "dataset.json").is_file():
         return Need(what, "no longer needed", f"{made} was made from it")
     detail = f"{folder}: no {', '.join(lacking)}" if folder.is_dir() else f"no folder {folder}"
-    return Need(what, MISSING, detail, " ".join(str(item["get"]).split()).format(path=folder))
+    return Need(
+        what,
+        MISSING,
+        detail,
+        " ".join(str(item["get"]).split()).format(path=folder, model=cfg.model.name_or_path),
+    )
 
 
 def _device(needed: float) -> Need:
     import torch
 
-    what = f"a device with {needed / GB:.0f} GB"
+    what = f"a device with {math.ceil(needed / GB)} GB"
     if not torch.cuda.is_available():
         return Need(what, MISSING, "no GPU is visible to torch", "run the same command on a machine with one")
     own = float(torch.cuda.get_device_properties(0).total_memory)
@@ -235,8 +245,8 @@ def grids(found: Plan) -> list[Grid]:
     costs = [
         ["training, a run", f"{cost.training / 1e15:.2g} PFLOP"],
         ["evaluation, a run", f"{(cost.evaluation + cost.generation) / 1e15:.2g} PFLOP"],
-        [f"GPU hours, all {load.runs} runs", f"{cost.hours:.1f}"],
-        ["device memory", f"{cost.memory / GB:.0f} GB"],
+        [f"GPU hours, all {load.runs} runs", f"{cost.hours:.1f}" if cost.hours >= 0.05 else "under 0.1"],
+        ["device memory", f"{math.ceil(cost.memory / GB)} GB"],
         ["weights to download", f"{cost.weights / GB:.1f} GB"],
     ]
     notes = [
@@ -254,6 +264,10 @@ def instructions(found: Plan) -> list[str]:
     if not found.missing:
         return [f"All is there. Run it with: {found.experiment.typed('--run')}"]
     lines = ["To get what is missing, in this order:"]
+    if offline():
+        lines[0] = (
+            "To get what is missing, in this order (HF_HUB_OFFLINE forbids downloads here: unset it first):"
+        )
     lines += [f"  {need.get}" for need in found.missing if need.get]
     return [*lines, f"Then: {found.experiment.typed('--run')}"]
 
@@ -267,8 +281,3 @@ def refusal(found: Plan) -> str:
 def offline() -> bool:
     """Whether the environment forbids downloads, which the printed commands would need."""
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-
-
-def all_commands(needs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every command that a profile may print, for the tests."""
-    return [" ".join(str(item["get"]).split()) for item in needs]

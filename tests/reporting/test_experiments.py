@@ -56,7 +56,9 @@ def test_what_a_profile_tells_to_type_exists(name: str, profile: str) -> None:
     wanted = needs_of(load_experiment(name, profile))
     assert Shape(**wanted["shape"]).parameters > 1e9
     for item in wanted["data"]:
-        program, command, *rest = shlex.split(" ".join(item["get"].split()).format(path="somewhere"))
+        program, command, *rest = shlex.split(
+            " ".join(item["get"].split()).format(path="somewhere", model="hf:a/b")
+        )
         if program == "harmonize":
             assert command == "prepare"
             compose_config("prepare", rest, check=False)
