@@ -29,5 +29,5 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}. See {self.prog} --help.")
 
     def parse(self, argv: list[str]) -> Any:
-        """The parsed arguments."""
-        return self.parse_args(argv)
+        """The parsed arguments; options may stand between those without a name."""
+        return self.parse_intermixed_args(argv)

@@ -9,20 +9,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from harmonize.config import compose
 from harmonize.errors import ConfigError, HarmonizeError, Interrupted
-
-RUNNERS: dict[str, str] = {
-    "unlearn": "harmonize.unlearning.run:run",
-    "evaluate": "harmonize.unlearning.measure:run",
-    "finetune": "harmonize.unlearning.finetune:run",
-    "diagnose": "harmonize.unlearning.diagnose:run",
-    "sequence": "harmonize.unlearning.sequence:run",
-}
+from harmonize.runners import runner
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -98,8 +90,7 @@ def _job(command: str, cfg: Any) -> Any:
     with _own_command_line(command, hydra.overrides, folder):
         try:
             _check(cfg, command, folder, multirun=sweep and hydra.launcher._target_ == _BASIC_LAUNCHER)
-            module, _, name = RUNNERS[command].partition(":")
-            return getattr(import_module(module), name)(cfg, folder)
+            return runner(command)(cfg, folder)
         except Interrupted as error:
             print(error, file=sys.stderr)
             raise KeyboardInterrupt from error

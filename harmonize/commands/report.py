@@ -9,6 +9,7 @@ from harmonize.commands.arguments import Parser
 from harmonize.errors import RunError
 
 if TYPE_CHECKING:
+    from harmonize.reporting.experiment import Experiment
     from harmonize.reporting.study import Study
 
 PAGE = "report.html"
@@ -63,10 +64,12 @@ def run(argv: list[str]) -> int:
 
     folder = study_folder(given.study, Path(given.runs))
     experiment = _experiment(given.experiment, folder)
-    study = load_study(folder, order=[str(m) for m in (experiment.get("sweep") or {}).get("method", [])])
+    study = load_study(folder, order=experiment.order if experiment else None)
     _say_problems(study)
     out = given.out or folder / "report" / (PAGE_WITH_SAMPLES if given.samples else PAGE)
-    path = write_page(study, out, with_text=given.samples, experiment=experiment)
+    path = write_page(
+        study, out, with_text=given.samples, experiment=experiment.found if experiment else None
+    )
     sensitive = " (sensitive: what was to be forgotten stands in it)" if given.samples else ""
     print(f"Wrote {path}{sensitive}")
     print(
@@ -89,16 +92,17 @@ def _check(given: Any) -> None:
         raise UsageError(f"--out {given.out}: the name must end with .html.")
 
 
-def _experiment(name: str | None, folder: Path) -> dict[str, Any]:
-    """The experiment that was named, or the one that the study is called after, if there is one."""
-    from harmonize.config.paths import share
-    from harmonize.reporting.command import load_experiment
+def _experiment(name: str | None, folder: Path) -> Experiment | None:
+    """The experiment that was named, or the one that the study is of, if there is one.
+
+    Raises:
+        ConfigError: No such experiment.
+    """
+    from harmonize.reporting.experiment import experiment_of, load_experiment
 
     if name is None:
-        name = folder.resolve().name
-        if not (share("experiments") / name / "experiment.yaml").is_file():
-            return {}
-    return load_experiment(name)[0]
+        return experiment_of(folder.resolve())
+    return experiment_of(folder.resolve(), load_experiment(name).name)
 
 
 def _say_problems(study: Study) -> None:

@@ -41,6 +41,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="overrides of every job, in place of the file's own")
     parser.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
     parser.add_argument("--study", help="name of the study (default: the sweep's)")
+    parser.add_argument("--profile", help="of an experiment that has several (default: its first, sandbox)")
     parser.add_argument("--jobs", type=int, default=1, help="processes on this machine (default: 1)")
     parser.add_argument(
         "--retries", type=int, default=1, help="further tries of a job that failed (default: 1)"
@@ -64,7 +65,7 @@ def run(argv: list[str]) -> int:
     from harmonize.sweeps.plan import load_sweep
     from harmonize.sweeps.queue import Queue
 
-    sweep = load_sweep(given.name)
+    sweep = load_sweep(given.name, given.profile)
     if given.write and not sweep.tunes:
         raise ConfigError(
             f"--write: the sweep '{sweep.name}' chooses nothing (it has no trials). Leave --write out."
@@ -75,6 +76,7 @@ def run(argv: list[str]) -> int:
     try:
         if given.list:
             return _list(sweep, queue, given.overrides)
+        _note(folder, sweep, given)
         helpers = [_helper(argv) for _ in range(given.jobs - 1)]
         try:
             failed = _go(sweep, queue, given)
@@ -86,6 +88,15 @@ def run(argv: list[str]) -> int:
     finally:
         os.umask(mask)
     return 1 if failed else 0
+
+
+def _note(folder: Path, sweep: Sweep, given: Any) -> None:
+    """Says in the study's folder which experiment its runs are of, if any."""
+    from harmonize.reporting.experiment import experiments, write_record
+    from harmonize.tracking.files import make_folder
+
+    if given.name in experiments():
+        write_record(make_folder(folder), given.name, sweep.profile, given.overrides)
 
 
 def _helper(argv: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -43,6 +43,11 @@ def register() -> None:
         OmegaConf.register_new_resolver(f"harmonize.{name}", function, replace=True)
 
 
+def head(command: str) -> tuple[str, ...]:
+    """What a command's folder names begin with."""
+    return _HEAD[command]
+
+
 def job_name(
     command: str, head: Sequence[str], overrides: Sequence[str], job: str | None = None, sweep: bool = False
 ) -> str:

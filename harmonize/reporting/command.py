@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from harmonize.config.paths import share
 from harmonize.errors import ConfigError, Interrupted, RunError, did_you_mean
-from harmonize.reporting.effects import EffectTable, effects, factors_of, print_effects
-from harmonize.reporting.published import Published, load_published, load_yaml
-from harmonize.reporting.spread import spread_lines
-from harmonize.reporting.study import Study, latest_study, load_study
-from harmonize.reporting.table import Table, build_tables, compare
-from harmonize.reporting.writers import print_published, print_tables, to_csv, to_latex, to_markdown
-from harmonize.tracking.files import make_folder, write_text
+from harmonize.reporting.experiment import Experiment, experiment_of, load_experiment
+from harmonize.reporting.members import demands, job_of, missing_note
+from harmonize.reporting.report import FORMATS, report
+from harmonize.reporting.study import Study, StudyRun, latest_study, load_study
+from harmonize.tracking.files import make_folder
 from harmonize.tracking.sequence import SEQUENCE
 
-FORMATS = ("md", "tex", "csv", "png")
+MAIN = "main_books"
 _INTERRUPTED = 130
 
 
@@ -25,8 +21,9 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     found = argparse.ArgumentParser(
         prog="harmonize reproduce-paper-table",
-        description="Print a study as a five-axis table (mean and spread over seeds) beside the published numbers.",
-        epilog="Examples: harmonize reproduce-paper-table | ... --study runs/main_table | ... --run seed=0,1",
+        description="Print a study as a table (mean and spread over seeds) beside the published numbers.",
+        epilog="Examples: harmonize reproduce-paper-table | ... --study runs/main_books | ... --run seed=0,1 | "
+        "... --experiment duet_wmdp --profile full | ... --verdicts",
     )
     found.add_argument("--study", help="a study's folder, or its name below --runs (default: the latest)")
     found.add_argument("--runs", default="runs", help="the folder of all studies (default: runs)")
@@ -35,11 +32,19 @@ def parser() -> argparse.ArgumentParser:
         "--format", action="append", choices=FORMATS, help="write only this; may be repeated (default: all)"
     )
     found.add_argument(
-        "--experiment", default="main_table", help="a folder of experiments/ (default: main_table)"
+        "--experiment",
+        help=f"a folder of experiments/ (default: the one that the study is of; with --run or --profile {MAIN})",
+    )
+    found.add_argument(
+        "--profile",
+        help="sandbox (the default): minutes on a CPU; full: real models and data, says first what is missing",
     )
     found.add_argument("--run", action="store_true", help="run what is missing of the experiment first")
     found.add_argument(
         "--jobs", type=int, default=1, help="with --run: processes on this machine (default: 1)"
+    )
+    found.add_argument(
+        "--verdicts", action="store_true", help="judge the paper's claims from the studies below --runs"
     )
     found.add_argument(
         "overrides", nargs="*", help="with --run: overrides of every job, such as dataset=sandbox_easy"
@@ -51,29 +56,130 @@ def main(argv: list[str] | None = None) -> int:
     """Runs or collects a study (or a sequence), prints the table, writes the report. Returns the exit code.
 
     Raises:
-        RunError: No runs, or a folder that cannot be read or written.
-        ConfigError: An unknown experiment, or overrides without --run.
+        RunError: No runs, runs of another experiment, missing data or weights, or a folder that cannot be used.
+        ConfigError: An unknown experiment or profile, or overrides that nothing takes.
     """
-    options = parser().parse_args(argv)
-    experiment, published = load_experiment(options.experiment)
-    if options.overrides and not options.run:
+    options = parser().parse_intermixed_args(argv)
+    if options.verdicts:
+        return show_verdicts(
+            Path(options.runs), options.out, options.profile, options.format or list(FORMATS)
+        )
+    name = options.experiment or (MAIN if options.run or options.profile else None)
+    experiment = load_experiment(name, options.profile, options.overrides) if name else None
+    planned = experiment is not None and bool(experiment.found.get("needs"))
+    if options.overrides and not (options.run or planned):
         raise ConfigError(
             f"{options.overrides[0]}: overrides need --run. To name a study give --study {options.overrides[0]}"
         )
+    runs = Path(options.runs)
+    study = Path(options.study).name if options.study else experiment.study if experiment else ""
     failed = False
-    if options.run:
-        name = Path(options.study).name if options.study else str(experiment["study"])
-        failed = run_experiment(options.experiment, name, Path(options.runs), options.jobs, options.overrides)
-        folder = Path(options.runs) / name
+    if experiment and planned:
+        show_plan(experiment, runs, options.run)
+        if not options.run and not options.study and not (runs / study).is_dir():
+            return 0
+    if experiment and options.run:
+        failed = run_experiment(experiment, study, runs, options.jobs)
+        folder = runs / study
         if failed and not folder.is_dir():
             return 1  # no job started; the sweep has said why
     else:
-        folder = study_folder(options.study, Path(options.runs))
+        folder = study_folder(options.study, runs, experiment)
     if (folder / SEQUENCE).is_file():
         return show_sequence(folder, options.out)
-    study = load_study(folder, order=[str(m) for m in experiment["sweep"].get("method", [])])
-    report(study, experiment, published, options.out, options.format or list(FORMATS))
+    if not options.run:
+        experiment = experiment_of(folder, name, options.profile) or experiment
+    if experiment and not name and not _any_of(folder, experiment):
+        experiment = None  # a study of that name, but of other runs
+    report(collect(folder, experiment), experiment, options.out, options.format or list(FORMATS))
     return 1 if failed else 0
+
+
+def _any_of(folder: Path, experiment: Experiment) -> bool:
+    wanted = [demands(job) for job in experiment.jobs]
+    return bool(load_study(folder, keep=lambda run: job_of(run, wanted) is not None).runs)
+
+
+def collect(folder: Path, experiment: Experiment | None) -> Study:
+    """The runs of a folder that are of the experiment, with a note on those that are missing; all without one.
+
+    Raises:
+        RunError: None of its runs is of the experiment.
+    """
+    if experiment is None:
+        return load_study(folder)
+    wanted = [demands(job) for job in experiment.jobs]
+    there: set[int] = set()
+    foreign: list[StudyRun] = []
+
+    def keep(run: StudyRun) -> bool:
+        place = job_of(run, wanted)
+        if place is None:
+            foreign.append(run)
+        else:
+            there.add(place)
+        return place is not None
+
+    study = load_study(folder, experiment.order, keep)
+    if foreign and not there:
+        other = experiment_of(folder)
+        about = f"'{experiment.name}'" + (f", profile {experiment.profile}" if experiment.profile else "")
+        told = f"They are of '{other.name}'. " if other and other.name != experiment.name else ""
+        raise RunError(
+            f"{folder}: none of its {len(foreign)} runs is of experiment {about}. {told}See them with: "
+            f"reproduce-paper-table --study {folder}, or make runs of it: {experiment.typed('--run')}"
+        )
+    if note := missing_note(experiment.name, experiment.jobs, there):
+        study.notes.append(note)
+    return study
+
+
+def show_plan(experiment: Experiment, runs: Path, run: bool) -> None:
+    """Prints what the profile needs and costs, and how to get what is missing.
+
+    Raises:
+        RunError: It is to be run, and something is missing.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from harmonize.reporting.grid import print_grid
+    from harmonize.reporting.needs import grids, instructions, plan, refusal
+
+    found = plan(experiment, runs)
+    if found is None:
+        return
+    console = Console(highlight=False)
+    for grid in grids(found):
+        print_grid(grid, console)
+    if not (run and not found.missing):
+        for line in instructions(found):
+            console.print(Text(line), soft_wrap=True)
+    if run and found.missing:
+        raise RunError(refusal(found))
+
+
+def show_verdicts(runs: Path, out: str | None, profile: str | None, formats: list[str]) -> int:
+    """Prints the verdicts on the paper's claims and writes them. Returns the exit code.
+
+    Raises:
+        RunError: There is no folder of studies, or the files cannot be written.
+    """
+    from rich.console import Console
+
+    from harmonize.reporting.grid import print_grid
+    from harmonize.reporting.verdicts import details, judge_claims, load_claims, summary
+    from harmonize.reporting.verdicts_page import write_verdicts
+
+    if not runs.is_dir():
+        raise RunError(f"{runs}: no such folder of studies. Give one with --runs <folder>.")
+    judged = judge_claims(load_claims(), runs, profile)
+    console = Console(highlight=False)
+    for grid in (summary(judged), *details(judged)):
+        print_grid(grid, console)
+    for path in write_verdicts(judged, make_folder(Path(out) if out else runs / "verdicts"), formats):
+        print(f"Wrote {path}")
+    return 0
 
 
 def show_sequence(folder: Path, out: str | None = None) -> int:
@@ -96,26 +202,7 @@ def show_sequence(folder: Path, out: str | None = None) -> int:
     return 0
 
 
-def load_experiment(name: str) -> tuple[dict[str, Any], list[Published]]:
-    """`experiment.yaml` and the published figures of a folder of experiments/.
-
-    Raises:
-        ConfigError: No such experiment (the nearest is named).
-        RunError: A file of it cannot be read.
-    """
-    root = share("experiments")
-    known = sorted(place.parent.name for place in root.glob("*/experiment.yaml"))
-    if name not in known:
-        raise ConfigError(f"No experiment '{name}'. {did_you_mean(name, known)}")
-    path = root / name / "experiment.yaml"
-    experiment = load_yaml(path)
-    if not isinstance(experiment, dict) or not isinstance(experiment.get("sweep"), dict):
-        raise RunError(f"{path}: expected a mapping with a 'sweep'.")
-    published = root / name / str(experiment.get("published", "published.yaml"))
-    return experiment, load_published(published) if published.is_file() else []
-
-
-def run_experiment(name: str, study: str, runs: Path, jobs: int, overrides: list[str]) -> bool:
+def run_experiment(experiment: Experiment, study: str, runs: Path, jobs: int) -> bool:
     """Runs what is missing of an experiment (`harmonize sweep`); True if a job failed (the others count all the same).
 
     Raises:
@@ -123,8 +210,10 @@ def run_experiment(name: str, study: str, runs: Path, jobs: int, overrides: list
     """
     from harmonize import cli
 
+    profile = ["--profile", experiment.profile] if experiment.profile else []
+    given = ["--study", study, "--runs", str(runs), "--jobs", str(jobs)]
     try:
-        cli.main(["sweep", name, "--study", study, "--runs", str(runs), "--jobs", str(jobs), *overrides])
+        cli.main(["sweep", experiment.name, *profile, *given, *experiment.overrides])
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             raise Interrupted(
@@ -135,107 +224,27 @@ def run_experiment(name: str, study: str, runs: Path, jobs: int, overrides: list
     return False
 
 
-def study_folder(name: str | None, runs: Path) -> Path:
+def study_folder(name: str | None, runs: Path, experiment: Experiment | None = None) -> Path:
     """The folder of a study that is named by its path or by its name below `runs`; without a name the latest.
+
+    Args:
+        experiment: Where no name is given, the study that holds its runs.
 
     Raises:
         RunError: There is none (the nearest name is told).
     """
-    if name is None:
+    if name is None and experiment is None:
         return latest_study(runs)
+    if name is None and experiment is not None:
+        if (runs / experiment.study).is_dir():
+            return runs / experiment.study
+        raise RunError(
+            f"{runs / experiment.study}: no runs of '{experiment.name}' yet. Make them with: "
+            f"{experiment.typed('--run')}, or name a folder of such runs with --study <folder>."
+        )
+    assert name is not None
     for place in (Path(name), runs / name):
         if place.is_dir():
             return place
     known = [place.name for place in runs.iterdir() if place.is_dir()] if runs.is_dir() else []
     raise RunError(f"No study '{name}': neither a folder nor one below {runs}. {did_you_mean(name, known)}")
-
-
-def report(
-    study: Study,
-    experiment: dict[str, Any],
-    published: list[Published],
-    out: str | None = None,
-    formats: list[str] | None = None,
-) -> list[Path]:
-    """Prints a study's tables and writes the report files; returns their paths.
-
-    Raises:
-        RunError: The study has no run that can be shown, or the report cannot be written.
-    """
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    tables = build_tables(study)
-    for path, reason in study.problems:
-        console.print(Text(f"Left out: {path}: {reason}", style="yellow"), soft_wrap=True)
-    for note in study.notes:
-        console.print(Text(note, style="yellow"))
-    if not tables:
-        raise RunError(
-            f"{study.path}: no finished runs found{_among(study)}. Make some with: harmonize unlearn -m "
-            f"method=bidirectional,duet seed=0,1 study={study.path.name}"
-        )
-    print_tables(tables, console)
-    claims = claim_lines(experiment, tables) + spread_lines(experiment.get("spread"), tables)
-    for line in claims:
-        console.print(Text(line))
-    if claims:
-        console.print()
-    added = effects(study, factors_of(experiment.get("effects")))
-    print_effects(added, console)
-    print_published(published, console)
-    paths = write_report(study, tables, published, claims, out, formats or list(FORMATS), added)
-    for path in paths:
-        console.print(Text(f"Wrote {path}"), soft_wrap=True)
-    last = study.runs[-1].path
-    console.print(Text(f"Next: look at single answers in {last / 'samples.jsonl'}"), soft_wrap=True)
-    return paths
-
-
-def _among(study: Study) -> str:
-    left = len(study.problems) + len(study.notes)
-    return f" (left out: {left}, named above)" if left else ""
-
-
-def claim_lines(experiment: dict[str, Any], tables: list[Table]) -> list[str]:
-    """What our tables say about the experiment's claims."""
-    lines = []
-    for table in tables:
-        for claim in experiment.get("claims") or []:
-            found = compare(
-                table, claim["metric"], claim["method"], claim["against"], lower=claim["better"] == "lower"
-            )
-            where = f" ({table.title})" if len(tables) > 1 else ""
-            lines.append(f"Claim{where}: {claim['text']} On {claim['metric']}: {found}.")
-    return lines
-
-
-def write_report(
-    study: Study,
-    tables: list[Table],
-    published: list[Published],
-    claims: list[str],
-    out: str | None,
-    formats: list[str],
-    added: list[EffectTable] | None = None,
-) -> list[Path]:
-    """Writes the report files into `out` (default: the study's `report/`)."""
-    folder = make_folder(Path(out) if out else study.path / "report")
-    paths = []
-    if "md" in formats:
-        paths.append(
-            write_text(folder / "table.md", to_markdown(study, tables, published, claims, added or []))
-        )
-    if "tex" in formats:
-        paths.append(write_text(folder / "table.tex", to_latex(tables, published)))
-    if "csv" in formats:
-        paths.append(write_text(folder / "table.csv", to_csv(tables)))
-    if "png" in formats:
-        from harmonize.reporting.radar import draw_radar, write_radar_csv
-
-        for number, table in enumerate(tables):
-            suffix = "" if number == 0 else f"_{number + 1}"
-            paths.append(draw_radar(table, folder / f"radar{suffix}.png"))
-            paths.append(write_radar_csv(table, folder / f"radar{suffix}.csv"))
-    return paths

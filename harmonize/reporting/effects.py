@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harmonize.reporting.escape import clean, markdown
+from harmonize.reporting.grid import Grid
 from harmonize.reporting.study import Study, StudyRun
 from harmonize.reporting.table import COLUMNS, GAP
 
@@ -143,6 +144,11 @@ def _grid(table: EffectTable) -> tuple[list[str], list[list[str]]]:
         if any(e is not None for e in found):
             rows.append([columns[metric], *(GAP if e is None else str(e) for e in found)])
     return heads, rows
+
+
+def effect_grids(tables: Sequence[EffectTable]) -> list[Grid]:
+    """The tables as grids."""
+    return [Grid(f"What it adds: {table.title}", *_grid(table), [NOTE]) for table in tables]
 
 
 def print_effects(tables: Sequence[EffectTable], console: Console) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from harmonize.reporting.escape import clean
-from harmonize.tracking.files import write_bytes
+from harmonize.reporting.figure import write_figure
 
 DPI = 120
 COLOURS = "RdBu"  # red below zero, blue above; distinct for colour-blind readers
 _CELL = (0.95, 0.42)  # inches
 _DARK = 0.6
+_FAINT = 0.005  # what is printed as 0.00 has no sign
 
 
 @dataclass(frozen=True)
@@ -39,28 +38,45 @@ class Panel:
     spread: Sequence[Sequence[float]]
 
 
-def draw_heatmaps(panels: Sequence[Panel], path: str | Path, title: str = "", label: str = "cosine") -> Path:
-    """Draws panels of one colour scale, from -1 to 1, to a PNG.
+def draw_heatmaps(
+    panels: Sequence[Panel],
+    path: str | Path,
+    title: str = "",
+    label: str = "cosine",
+    across: int | None = None,
+) -> Path:
+    """Draws panels of one colour scale, from -1 to 1, to a PNG or SVG, by the path's suffix.
+
+    Cells below zero are hatched, so that they can be told from those above it in grey.
+
+    Args:
+        panels: At least one.
+        path, title, label: Of the file, the figure and the colour bar.
+        across: Panels in a row; None for all.
 
     Raises:
         RunError: The disk is full or the folder unwritable.
     """
-    wide = sum(len(p.columns) for p in panels) * _CELL[0] + 1.3 * len(panels) + 1.2
-    high = max(len(p.rows) for p in panels) * _CELL[1] + 1.9
-    # A configuration of the user's (fonts, styles, TeX) must not change or break the figure.
-    with matplotlib.rc_context(dict(matplotlib.rcParamsDefault) | {"backend": "agg"}):
-        figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white", layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        places: Any = figure.subplots(1, len(panels), squeeze=False)
+    across = min(across or len(panels), len(panels))
+    down = math.ceil(len(panels) / across)
+    wide = max(len(p.columns) for p in panels) * _CELL[0] * across + 1.3 * across + 1.2
+    if down == 1:
+        wide = sum(len(p.columns) for p in panels) * _CELL[0] + 1.3 * len(panels) + 1.2
+    high = down * (max(len(p.rows) for p in panels) * _CELL[1] + 0.9) + 1.0
+
+    def draw(figure: Figure) -> None:
+        places: Any = figure.subplots(down, across, squeeze=False)
+        flat = [axes for line in places for axes in line]
         image: Any = None
-        for axes, panel in zip(places[0], panels, strict=True):
+        for axes, panel in zip(flat, panels, strict=False):
             image = _draw(axes, panel)
-        figure.colorbar(image, ax=list(places[0]), label=label, fraction=0.03, pad=0.02)
+        for axes in flat[len(panels) :]:
+            axes.set_axis_off()
+        figure.colorbar(image, ax=flat, label=label, fraction=0.03, pad=0.02)
         if title:
             figure.suptitle(clean(title, 110).replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
-        out = io.BytesIO()
-        canvas.print_figure(out, format="png", dpi=DPI)
-    return write_bytes(path, out.getvalue())
+
+    return write_figure(draw, path, (wide, high), DPI, constrained=True)
 
 
 def _draw(axes: Any, panel: Panel) -> Any:
@@ -74,6 +90,10 @@ def _draw(axes: Any, panel: Panel) -> Any:
         for j, value in enumerate(row):
             if math.isfinite(value):
                 colour = "white" if abs(value) > _DARK else "black"
+                if value < -_FAINT:
+                    axes.add_patch(
+                        Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", linewidth=0, alpha=0.28)
+                    )
                 text = f"{round(value, 2) + 0.0:.2f}\n±{panel.spread[i][j]:.2f}"
                 axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour, linespacing=0.9)
     return image

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from harmonize.reporting.escape import clean, csv_cell
+from harmonize.reporting.figure import write_figure
 from harmonize.reporting.table import Row, Table
-from harmonize.tracking.files import write_bytes, write_text
+from harmonize.tracking.files import write_text
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ AXES = (
 # Okabe and Ito's palette, distinct for colour-blind readers; lines and markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--")
 REFERENCE_STYLES = {"target": ("#444444", "--"), "teacher": ("#888888", "-."), "gold": ("#888888", ":")}
 SIZE_INCHES = (8.0, 6.0)
-DPI = 150
-MOST = len(COLOURS) * 2  # more lines than this cannot be told apart
+ANGLES = [2 * math.pi * i / len(AXES) for i in range(len(AXES))]
+SUBTITLE = "Mean over runs; outward is better on every axis."
+TOGETHER = 4  # more methods than these get a panel each
 
 
 def radar_values(row: Row) -> list[float]:
@@ -56,26 +55,25 @@ def radar_values(row: Row) -> list[float]:
 
 
 def draw_radar(table: Table, path: str | Path) -> Path:
-    """Draws the means of every row to a PNG (1200 x 900 pixels): methods in colour, references as thin grey lines.
+    """Draws the means of every row to a PNG (1200 x 900 pixels) or SVG, by the path's suffix.
+
+    Up to four methods share one radar, in colours, markers and dashes; more get a panel each, or their lines would hide
+    one another. References are grey.
 
     Raises:
         RunError: The disk is full or the folder unwritable.
     """
-    # A configuration of the user's (fonts, styles, TeX) must not change or break the figure.
-    with matplotlib.rc_context(dict(matplotlib.rcParamsDefault) | {"backend": "agg"}):
-        figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
-        _draw(figure, table)
-        image = io.BytesIO()
-        canvas.print_figure(image, format="png", dpi=DPI)
-    return write_bytes(path, image.getvalue())
+    methods = [row for row in table.rows if not row.is_reference]
+    if len(methods) <= TOGETHER:
+        return write_figure(lambda figure: _draw(figure, table), path, SIZE_INCHES)
+    from harmonize.reporting.radar_panels import draw_panels
+
+    return draw_panels(table, path)
 
 
 def _draw(figure: Figure, table: Table) -> None:
     axes: Any = figure.add_axes((0.13, 0.1, 0.5, 0.71), projection="polar")
-    axes.set_theta_offset(math.pi / 2)
-    axes.set_theta_direction(-1)
-    angles = [2 * math.pi * i / len(AXES) for i in range(len(AXES))]
+    angles = ANGLES
     methods = [row for row in table.rows if not row.is_reference]
     for row in table.rows:
         style: dict[str, Any]
@@ -84,13 +82,11 @@ def _draw(figure: Figure, table: Table) -> None:
             style = {"color": colour, "linestyle": dash, "linewidth": 1.2, "zorder": 2}
         else:
             i = methods.index(row)
-            if i >= MOST:
-                continue
             style = {
-                "color": COLOURS[i % len(COLOURS)],
-                "linestyle": DASHES[i // len(COLOURS)],
+                "color": COLOURS[i],
+                "linestyle": "-",
                 "linewidth": 2.0,
-                "marker": MARKERS[i % len(MARKERS)],
+                "marker": MARKERS[i],
                 "markersize": 6,
                 "markerfacecolor": "white",
                 "markeredgewidth": 1.6,
@@ -101,16 +97,7 @@ def _draw(figure: Figure, table: Table) -> None:
         axes.plot([*angles, angles[0]], [*values, values[0]], label=_folded(row.label), **style)
         if not row.is_reference and len(methods) <= 3 and not any(map(math.isnan, values)):
             axes.fill(angles, values, color=style["color"], alpha=0.06, zorder=1)
-    axes.set_xticks(angles, [axis.label for axis in AXES], fontsize=11)
-    axes.tick_params(axis="x", pad=16)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["0.25", "0.5", "0.75", "1"])
-    for tick in axes.get_yticklabels():
-        tick.set(fontsize=8, color="#555555", zorder=5)
-        tick.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
-    axes.set_rlabel_position(math.degrees(angles[3]))  # along the ASR spoke, where the fewest lines run
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.spines["polar"].set_color("#BBBBBB")
+    frame(axes, 11, 24)
     longest = max((len(row.label) for row in table.rows), default=0)
     axes.legend(
         loc="center left",
@@ -120,19 +107,32 @@ def _draw(figure: Figure, table: Table) -> None:
         labelspacing=0.6,
         handlelength=3.2,
     )
-    figure.text(0.03, 0.955, _plain(table.title, 70), fontsize=12, fontweight="bold")
-    subtitle = "Mean over runs; outward is better on every axis."
-    if len(methods) > MOST:
-        subtitle += f" The first {MOST} of {len(methods)} rows are drawn; radar.csv has all."
-    figure.text(0.03, 0.92, subtitle, fontsize=9, color="#444444")
+    figure.text(0.03, 0.955, plain(table.title, 70), fontsize=12, fontweight="bold")
+    figure.text(0.03, 0.92, SUBTITLE, fontsize=9, color="#444444")
+
+
+def frame(axes: Any, size: float, pad: float, values: bool = True) -> None:
+    """The five spokes and the rings of a radar; `values`: whether rings say what they stand for."""
+    axes.set_theta_offset(math.pi / 2)
+    axes.set_theta_direction(-1)
+    axes.set_xticks(ANGLES, [axis.label for axis in AXES] if values else [], fontsize=size)
+    axes.tick_params(axis="x", pad=pad)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["0.25", "0.5", "0.75", "1"] if values else [])
+    for tick in axes.get_yticklabels():
+        tick.set(fontsize=8, color="#555555", zorder=5)
+        tick.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
+    axes.set_rlabel_position(math.degrees(ANGLES[3]))  # along the ASR spoke, where the fewest lines run
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.spines["polar"].set_color("#BBBBBB")
 
 
 def _folded(label: str) -> str:
     """A legend label in lines that fit beside the plot."""
-    return "\n".join(textwrap.wrap(_plain(label, 100), 33)) or " "
+    return "\n".join(textwrap.wrap(plain(label, 100), 33)) or " "
 
 
-def _plain(text: str, limit: int = 44) -> str:
+def plain(text: str, limit: int = 44) -> str:
     """A label without mathematics; a leading underscore would hide a line from the legend."""
     short = clean(text, limit).replace("$", r"\$")
     return f" {short}" if short.startswith("_") else short

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,9 @@ class Study:
         return [run for group in self.groups for run in group.runs]
 
 
-def load_study(folder: str | Path, order: list[str] | None = None) -> Study:
+def load_study(
+    folder: str | Path, order: list[str] | None = None, keep: Callable[[StudyRun], bool] | None = None
+) -> Study:
     """Reads every run below `folder`, at any depth.
 
     Foreign folders are passed over; runs that are corrupt, of another schema, failed, interrupted or still running
@@ -136,6 +138,7 @@ def load_study(folder: str | Path, order: list[str] | None = None) -> Study:
     Args:
         folder: The study's folder.
         order: Method names in the order of the table; others follow by name.
+        keep: Which runs count; the others are told in a note. None for all.
 
     Raises:
         RunError: No such folder.
@@ -149,6 +152,13 @@ def load_study(folder: str | Path, order: list[str] | None = None) -> Study:
         run = _read(place, study)
         if run is not None:
             runs.append(run)
+    if keep:
+        own = [run for run in runs if keep(run)]
+        if len(own) < len(runs):
+            study.notes.append(
+                f"{len(runs) - len(own)} of {len(runs)} runs are of something else and left out."
+            )
+        runs = own
     by_row: dict[tuple[tuple[str, str], str], list[StudyRun]] = defaultdict(list)
     for run in runs:
         by_row[run.setting, run.method].append(run)

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from harmonize.evaluation.proof import ATTACKS, WORKS_FROM
 from harmonize.reporting.standing import FRONT_AXES, SHIFT, pareto_front, shift, within_noise
-from harmonize.reporting.study import Group, Study
+from harmonize.reporting.study import Group, Study, StudyRun
 from harmonize.tracking.metric import Metric, Metrics
 from harmonize.tracking.results import Results
 
@@ -62,6 +62,9 @@ BLOCKS = (
     ("Attack success rate (ASR), relearning", (5, 6, 7, 8, 10)),
     ("Shift, time, peak memory", (11, 12, 13)),
 )
+
+
+OWN_BLOCK = "What this table is about"
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,14 @@ class Table:
     setting: tuple[str, str]
     rows: list[Row]
     footnotes: list[str]
+    columns: tuple[Column, ...] = COLUMNS
 
     @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns, the same in every table."""
-        return COLUMNS
+    def blocks(self) -> tuple[tuple[str, tuple[Column, ...]], ...]:
+        """The columns in blocks that fit a terminal: the table's own first."""
+        own = tuple(c for c in self.columns if c not in COLUMNS)
+        found = [(title, tuple(COLUMNS[i] for i in places)) for title, places in BLOCKS]
+        return ((OWN_BLOCK, own), *found) if own else tuple(found)
 
     def is_best(self, row: Row, column: Column) -> bool:
         """Whether a method's figure is the best of all methods', as printed (ties all count)."""
@@ -189,30 +195,31 @@ class Table:
         return "noise" if self.within_noise(row, column) else ""
 
 
-def build_tables(study: Study) -> list[Table]:
-    """One table for each (data set, model) of the study."""
+def build_tables(study: Study, own: tuple[Column, ...] = ()) -> list[Table]:
+    """One table for each (data set, model) of the study; `own` columns stand before those that every table has."""
+    columns = (*own, *(c for c in COLUMNS if c.key not in {o.key for o in own}))
     tables = []
     for setting in study.settings:
         groups = [group for group in study.groups if group.setting == setting]
-        rows = [*_references(groups), *(_method_row(group) for group in groups)]
+        rows = [*_references(groups, columns), *(_method_row(group, columns) for group in groups)]
         _judge_front(rows)
         dataset, model = setting
         title = f"{dataset}, {model}"
-        tables.append(Table(title, setting, rows, [*_footnotes(rows), *_commits(groups)]))
+        tables.append(Table(title, setting, rows, [*_footnotes(rows, columns), *_commits(groups)], columns))
     return tables
 
 
-def _method_row(group: Group) -> Row:
+def _method_row(group: Group, columns: tuple[Column, ...]) -> Row:
     runs = group.runs
     blocks = [_with_shift(run.results.metrics, run.results) for run in runs]
-    cells = {column.key: Cell.of(value_of(block, column.key) for block in blocks) for column in COLUMNS}
+    cells = {column.key: Cell.of(value_of(block, column.key) for block in blocks) for column in columns}
     seeds = {
         column.key: {
             run.seeds: v
             for run, block in zip(runs, blocks, strict=True)
             if (v := value_of(block, column.key)) is not None
         }
-        for column in COLUMNS
+        for column in columns
     }
     cells[TIME] = Cell.of(unlearning_time(run.results) for run in runs)
     cells[MEMORY] = Cell.of(run.results.peak_memory_bytes for run in runs)
@@ -222,10 +229,16 @@ def _method_row(group: Group) -> Row:
         group.prefill,
         len(runs),
         cells,
-        _extra([run.results.metrics for run in runs]),
+        _extra([run.results.metrics for run in runs], columns) | _costs(runs),
         group.method,
         seeds,
     )
+
+
+def _costs(runs: list[StudyRun]) -> dict[str, Cell | None]:
+    """Seconds of every part that the runs timed, for the CSV."""
+    parts = sorted({part for run in runs for part in run.results.timing})
+    return {f"{part}_s": Cell.of(run.results.timing.get(part) for run in runs) for part in parts}
 
 
 def _with_shift(block: Metrics, results: Results) -> Metrics:
@@ -264,9 +277,9 @@ def value_of(metrics: Metrics, key: str) -> float | None:
     return None if metric is None else metric.value
 
 
-def _extra(blocks: list[Metrics]) -> dict[str, Cell | None]:
+def _extra(blocks: list[Metrics], columns: tuple[Column, ...]) -> dict[str, Cell | None]:
     """Metrics that have no column, for the CSV."""
-    shown = {column.key for column in COLUMNS}
+    shown = {column.key for column in columns}
     names = sorted({name for block in blocks for name in block} - shown)
     return {name: Cell.of(value_of(block, name) for block in blocks) for name in names}
 
@@ -279,7 +292,7 @@ _REFERENCES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def _references(groups: list[Group]) -> list[Row]:
+def _references(groups: list[Group], columns: tuple[Column, ...]) -> list[Row]:
     rows = []
     for label, name, keys in _REFERENCES:
         # A reference is the same model in every run of a study: each one counts once, not once a run.
@@ -291,8 +304,9 @@ def _references(groups: list[Group]) -> list[Row]:
                 models.setdefault(place, []).append(_with_shift(block, run.results))
         if models:
             merged = list(models.values())
-            cells = {column.key: _reference_cell(merged, column.key) for column in COLUMNS}
-            extra = {key: _reference_cell(merged, key) for key in _extra([b for m in merged for b in m])}
+            cells = {column.key: _reference_cell(merged, column.key) for column in columns}
+            names = _extra([b for m in merged for b in m], columns)
+            extra = {key: _reference_cell(merged, key) for key in names}
             rows.append(Row(label, True, GAP, len(merged), cells, extra))
     return rows
 
@@ -302,8 +316,13 @@ def _reference_cell(models: list[list[Metrics]], key: str) -> Cell | None:
     return Cell.of(None if cell is None else cell.mean for cell in means)
 
 
-def _footnotes(rows: list[Row]) -> list[str]:
+def _footnotes(rows: list[Row], columns: tuple[Column, ...]) -> list[str]:
     notes = ["Mean±sd over n runs (seeds); a reference counts once for each model. Best method marked."]
+    methods = [row for row in rows if not row.is_reference]
+    if methods and all(row.n == 1 for row in methods):
+        notes.append(
+            "One run a row: no spread and no test, so no difference between rows is more than one draw."
+        )
     if any(len(row.seeds.get(key, {})) > 1 for row in rows for key in row.seeds):
         notes.append(
             f"{NOISE} within noise of the best: a paired t test over the seeds that both have does not tell them apart "
@@ -334,7 +353,7 @@ def _footnotes(rows: list[Row]) -> list[str]:
         )
     missing: dict[str, list[str]] = {}
     for row in rows:
-        for column in COLUMNS:
+        for column in columns:
             cell = row.cells.get(column.key)
             if cell is None and column.key != SHIFT and not (row.is_reference and column.key in _COSTS):
                 missing.setdefault(column.header, []).append(row.label)
@@ -392,6 +411,7 @@ def compare(table: Table, metric: str, method: str, against: str, lower: bool) -
 
 
 def _row(table: Table, method: str, metric: str) -> Row | None:
-    """The one row of a method that has the figure; None where there is none or several."""
+    """The one row of a method that has the figure, or of several the one without changes; None where there is none."""
     rows = [row for row in table.rows if row.method == method]
+    rows = [row for row in rows if row.label == method] or rows
     return rows[0] if len(rows) == 1 and rows[0].cells.get(metric) is not None else None

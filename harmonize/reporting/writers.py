@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from harmonize.reporting.effects import EffectTable, effects_markdown
 from harmonize.reporting.escape import clean, csv_cell, latex, markdown
+from harmonize.reporting.grid import Grid, latex_close, latex_open
+from harmonize.reporting.grid import to_latex as grid_latex
+from harmonize.reporting.grid import to_markdown as grid_markdown
 from harmonize.reporting.published import Published
 from harmonize.reporting.study import Study
-from harmonize.reporting.table import BLOCKS, COLUMNS, FRONT, GAP, NOISE, Column, Row, Table
+from harmonize.reporting.table import FRONT, GAP, NOISE, Column, Row, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,14 +26,16 @@ NOT_OURS = (
 _CSV_UNITS = {"time": "time_s", "memory": "memory_bytes"}
 
 
-def _text(row: Row, column: Column) -> str:
+def cell_text(row: Row, column: Column) -> str:
+    """A cell as it is shown."""
     cell = row.cells.get(column.key)
     if cell is None:
         return "" if row.is_reference and column.key in ("time", "memory") else GAP
     return cell.text(column.key)
 
 
-def _label(row: Row) -> str:
+def label(row: Row) -> str:
+    """A row's label with its mark."""
     return f"{row.label}{FRONT}" if row.front else row.label
 
 
@@ -44,7 +49,7 @@ def print_tables(tables: list[Table], console: Console) -> None:
 
     for table in tables:
         console.print(Text(clean(table.title), style="bold"))
-        for title, places in BLOCKS:
+        for title, columns in table.blocks:
             block = RichTable(
                 box=None,
                 padding=(0, 1, 0, 0),
@@ -55,20 +60,19 @@ def print_tables(tables: list[Table], console: Console) -> None:
             )
             block.add_column("", width=18, overflow="fold")
             block.add_column("n", justify="right")
-            for place in places:
-                column = COLUMNS[place]
+            for column in columns:
                 block.add_column(f"{column.short}{column.arrow}", justify="right", no_wrap=True)
             for row in table.rows:
                 cells = []
-                for place in places:
-                    text = _text(row, COLUMNS[place])
-                    mark = table.mark(row, COLUMNS[place])
+                for column in columns:
+                    text = cell_text(row, column)
+                    mark = table.mark(row, column)
                     if mark == "best":
                         cells.append(Text(text, style="bold") if console.is_terminal else Text(f"{text}*"))
                     else:
                         cells.append(Text(text + (NOISE if mark else "")))
                 style = "dim" if row.is_reference else ""
-                block.add_row(Text(clean(_label(row)), style=style), Text(str(row.n)), *cells)
+                block.add_row(Text(clean(label(row)), style=style), Text(str(row.n)), *cells)
             console.print(block)
         for note in table.footnotes:
             console.print(Text(clean(note), style="dim"))
@@ -104,17 +108,23 @@ def to_markdown(
     published: list[Published],
     claims: list[str],
     effects: Sequence[EffectTable] = (),
+    grids: Sequence[Grid] = (),
+    title: str = "",
+    said: Sequence[str] = (),
 ) -> str:
-    """The report as Markdown: our tables, what could be said of the claims, what was left out, what was published."""
-    lines = [f"# Study {markdown(study.path.name)}", ""]
+    """The report as Markdown: our tables, what could be said of the claims, what was left out, what was published.
+
+    `grids` are what else is shown, such as the differences from published figures, and `said` sentences on those.
+    """
+    lines = [f"# {markdown(title or f'Study {study.path.name}')}", ""]
     for table in tables:
-        heads = ["", "prefill", "n", *(f"{c.header} {c.arrow}" for c in COLUMNS)]
+        heads = ["", "prefill", "n", *(f"{c.header} {c.arrow}" for c in table.columns)]
         lines += [f"## {markdown(table.title)}", "", _markdown_row(heads)]
         lines.append(_markdown_row(["---", "---", *("---:" for _ in heads[2:])]))
         for row in table.rows:
-            cells = [markdown(_label(row)), markdown(row.prefill), str(row.n)]
-            for column in COLUMNS:
-                text, mark = _text(row, column), table.mark(row, column)
+            cells = [markdown(label(row)), markdown(row.prefill), str(row.n)]
+            for column in table.columns:
+                text, mark = cell_text(row, column), table.mark(row, column)
                 cells.append(f"**{text}**" if mark == "best" else text + (NOISE if mark else ""))
             lines.append(_markdown_row(cells))
         lines += ["", *(f"- {markdown(note)}" for note in table.footnotes), ""]
@@ -122,6 +132,9 @@ def to_markdown(
         lines += ["## Claims", "", *(f"- {markdown(claim)}" for claim in claims), ""]
     if effects:
         lines += ["## What each factor adds", "", *effects_markdown(effects)]
+    lines += [line for grid in grids for line in grid_markdown(grid)]
+    if said:
+        lines += ["## Against the published figures", "", *(f"- {markdown(line)}" for line in said), ""]
     if study.problems or study.notes:
         lines += ["## Not in the table", ""]
         lines += [f"- {markdown(note)}" for note in study.notes]
@@ -150,53 +163,40 @@ def _relative(study: Study, path: object) -> str:
     return str(path).removeprefix(f"{study.path}/")
 
 
-def to_latex(tables: list[Table], published: list[Published]) -> str:
+def to_latex(tables: list[Table], published: list[Published], grids: Sequence[Grid] = ()) -> str:
     """Tables for a paper; they need the packages booktabs and graphicx."""
     lines = ["% Needs \\usepackage{booktabs,graphicx}."]
     for table in tables:
-        heads = " & ".join(["method", "prefill", "$n$", *(latex(f"{c.header} {c.arrow}") for c in COLUMNS)])
-        lines += _latex_open("ll" + "r" * (len(COLUMNS) + 1), heads)
+        heads = " & ".join(
+            ["method", "prefill", "$n$", *(latex(f"{c.header} {c.arrow}") for c in table.columns)]
+        )
+        lines += latex_open("ll" + "r" * (len(table.columns) + 1), heads)
         was_reference = False
         for row in table.rows:
             if was_reference and not row.is_reference:
                 lines.append(r"\midrule")
             was_reference = row.is_reference
-            cells = [latex(_label(row)), latex(row.prefill), str(row.n)]
-            for column in COLUMNS:
-                text, mark = latex(_text(row, column)), table.mark(row, column)
+            cells = [latex(label(row)), latex(row.prefill), str(row.n)]
+            for column in table.columns:
+                text, mark = latex(cell_text(row, column)), table.mark(row, column)
                 cells.append(
                     rf"\textbf{{{text}}}" if mark == "best" else text + (latex(NOISE) if mark else "")
                 )
             lines.append(" & ".join(cells) + r" \\")
         notes = " ".join(table.footnotes).replace("marked", "in bold")
-        lines += _latex_close(f"{table.title}. {notes}")
+        lines += latex_close(f"{table.title}. {notes}")
+    lines += [line for grid in grids for line in grid_latex(grid)]
     for block in published:
         heads = " & ".join(["", *map(latex, block.columns)])
-        lines += _latex_open("l" + "r" * len(block.columns), heads)
+        lines += latex_open("l" + "r" * len(block.columns), heads)
         for published_row in block.rows:
             values = [latex(GAP if v is None else v) for v in published_row.values]
             lines.append(" & ".join([latex(published_row.label), *values]) + r" \\")
-        lines += _latex_close(
+        lines += latex_close(
             f"Published, not ours: {block.title}. Source: {block.source}; {block.certainty}. "
             + " ".join(block.notes)
         )
     return "\n".join(lines) + "\n"
-
-
-def _latex_open(columns: str, heads: str) -> list[str]:
-    return [
-        r"\begin{table}",
-        r"\centering",
-        r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        heads + r" \\",
-        r"\midrule",
-    ]
-
-
-def _latex_close(caption: str) -> list[str]:
-    return [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{latex(caption)}}}", r"\end{table}", ""]
 
 
 def to_csv(tables: list[Table]) -> str:
@@ -211,7 +211,7 @@ def to_csv(tables: list[Table]) -> str:
     writer.writerow([*heads, "standing", "front"])
     for table in tables:
         dataset, model = table.setting
-        columns = {column.key: column for column in COLUMNS}
+        columns = {column.key: column for column in table.columns}
         for row in table.rows:
             front = "" if row.front is None else int(row.front)
             for name, cell in (row.cells | row.extra).items():

@@ -8,6 +8,8 @@ A file of `sweeps/` or an `experiment.yaml` of `experiments/`, in the same words
     trials: {method: [[...]]}     tuning: candidates of each method, equally many for all
     rounds: [{sweep: {...}, keep: n}]   tuning: in each round all candidates left are run, and the best n stay
     tuned: sandbox                where what was chosen goes: conf/tuned/<tuned>/<method>.yaml
+    command: diagnose             what every job runs (default: unlearn)
+    profiles: {name: {...}}       an experiment's ways to run (`profiles`)
 
 A plain grid may instead be written in the words of W&B (`wandb_file`).
 """
@@ -23,12 +25,16 @@ from typing import Any
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, did_you_mean
 from harmonize.reporting.published import load_yaml
+from harmonize.sweeps.profiles import flattened
 from harmonize.sweeps.wandb_file import in_wandb_words, translated
 
 _KEYS = (
     "name",
     "description",
+    "shows",
     "study",
+    "command",
+    "profile",
     "overrides",
     "sweep",
     "variants",
@@ -39,16 +45,21 @@ _KEYS = (
     "claims",
     "spread",
     "effects",
+    "columns",
+    "needs",
+    "notes",
 )
+COMMANDS = ("unlearn", "diagnose")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its overrides, and the candidate (method, number of the trial) that it tries, if any."""
+    """One run of a command: its overrides, and the candidate (method, number of the trial) that it tries, if any."""
 
     overrides: tuple[str, ...]
     method: str = ""
     trial: int = -1
+    command: str = "unlearn"
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class Sweep:
         trials: Method to its candidates, for tuning; empty otherwise.
         rounds: Of tuning; empty otherwise.
         tuned: Folder of `conf/tuned/` for what is chosen.
+        command: That every job runs.
+        profile: Of an experiment that has several; else empty.
     """
 
     name: str
@@ -82,6 +95,8 @@ class Sweep:
     trials: dict[str, list[list[str]]] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
     tuned: str = ""
+    command: str = "unlearn"
+    profile: str = ""
 
     @property
     def tunes(self) -> bool:
@@ -96,7 +111,7 @@ class Sweep:
         """
         swept, fixed = taken_apart(extra)
         return [
-            Job((*chosen, *self._own([*self.overrides, *variant], extra), *fixed))
+            Job((*chosen, *self._own([*self.overrides, *variant], extra), *fixed), command=self.command)
             for variant in self.variants or [[]]
             for chosen in _crossed({**_without(self.grid, extra), **swept})
         ]
@@ -178,12 +193,16 @@ def files() -> dict[str, Path]:
     return found
 
 
-def load_sweep(name: str) -> Sweep:
+def load_sweep(name: str, profile: str | None = None) -> Sweep:
     """The sweep of that name, or of the file at that path.
 
+    Args:
+        name: Of a file of sweeps/ or a folder of experiments/, or a path.
+        profile: Of an experiment that has several; None for its first.
+
     Raises:
-        ConfigError: No such sweep (the nearest is named), or a file that does not say what a sweep needs; all problems
-            at once.
+        ConfigError: No such sweep or profile (the nearest is named), or a file that does not say what a sweep needs;
+            all problems at once.
         RunError: The file cannot be read.
     """
     known = files()
@@ -194,8 +213,11 @@ def load_sweep(name: str) -> Sweep:
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: expected a mapping with sweep, variants or trials.")
     problems: list[str] = []
+    plain = flattened(found, path, profile)
     if in_wandb_words(found):
         found, problems = translated(found, path)
+    else:
+        found = plain
     problems = problems or _problems(found, path)
     if problems:
         raise ConfigError(problems)
@@ -212,6 +234,8 @@ def load_sweep(name: str) -> Sweep:
         },
         rounds=[Round(dict(r.get("sweep") or {}), int(r["keep"])) for r in found.get("rounds") or []],
         tuned=str(found.get("tuned", "")),
+        command=str(found.get("command", "unlearn")),
+        profile=str(found.get("profile", "")),
     )
 
 
@@ -219,6 +243,8 @@ def _problems(found: Mapping[str, Any], path: Path) -> list[str]:
     problems = [
         f"{path}: unknown key '{key}'. {did_you_mean(str(key), _KEYS)}" for key in found if key not in _KEYS
     ]
+    if (command := str(found.get("command", "unlearn"))) not in COMMANDS:
+        problems.append(f"{path}: command: unknown command '{command}'. {did_you_mean(command, COMMANDS)}")
     grids = [("sweep", found.get("sweep") or {})]
     rounds = found.get("rounds") or []
     if not isinstance(rounds, list):

@@ -21,6 +21,7 @@ from harmonize.config.compose import compose_config
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ConfigError, HarmonizeError, Interrupted, RunError
 from harmonize.reporting.study import flatten, is_ignored
+from harmonize.runners import runner
 from harmonize.sweeps.plan import Job
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.results import CONFIG, RESULTS, STATUS, Results, plain, read_results
@@ -118,12 +119,12 @@ class Queue:
         key = self._remembered(job)
         if key is None:
             key = content_key(
-                plain_config(compose_config("unlearn", overrides, config_dirs=self.config_dirs))
+                plain_config(compose_config(job.command, overrides, config_dirs=self.config_dirs))
             )
             self._remember(job, key)
         folder = self._found.get(key)
         if folder is None:
-            folder = self.study / _job_name(job.overrides)
+            folder = self.study / _job_name(job)
             taken = folder in self._found.values() or any(folder.glob(CONFIG))
             if taken:  # other content under that name: a default has changed since
                 folder = folder.with_name(f"{folder.name}-{key[:8]}")
@@ -133,7 +134,7 @@ class Queue:
 
     def _remembered(self, job: Job) -> str | None:
         """The key of a job that was composed before by this version of configuration and code."""
-        path = self.study / _INDEX / content_hash(job.overrides, _conf_digest())[:32]
+        path = self.study / _INDEX / _index_name(job)
         with contextlib.suppress(OSError):
             return path.read_text(encoding="utf-8").strip() or None
         return None
@@ -141,7 +142,7 @@ class Queue:
     def _remember(self, job: Job, key: str) -> None:
         folder = self.study / _INDEX
         make_folder(folder)
-        write_text(folder / content_hash(job.overrides, _conf_digest())[:32], key + "\n")
+        write_text(folder / _index_name(job), key + "\n")
 
     def refresh(self, entry: Entry) -> None:
         """Reads how a job stands."""
@@ -162,8 +163,6 @@ class Queue:
         Raises:
             Interrupted: The user pressed Ctrl-C; the job is resumed next time.
         """
-        from harmonize.unlearning.run import run
-
         entry.tries += 1
         state = _state(entry.folder)
         again = {"interrupted": ["resume=true"], "running": ["resume=true"]}.get(state, ["overwrite=true"])
@@ -176,10 +175,12 @@ class Queue:
         ]
         make_folder(entry.folder)
         try:
-            with _captured(entry.folder / LOG), _command_line(overrides):
-                run(
+            with _captured(entry.folder / LOG), _command_line(entry.job.command, overrides):
+                runner(entry.job.command)(
                     compose_config(
-                        "unlearn", [*overrides, *(again if state else [])], config_dirs=self.config_dirs
+                        entry.job.command,
+                        [*overrides, *(again if state else [])],
+                        config_dirs=self.config_dirs,
                     ),
                     entry.folder,
                 )
@@ -222,12 +223,20 @@ def in_use(folder: Path) -> bool:
     return False
 
 
-def _job_name(overrides: Sequence[str]) -> str:
-    """The folder name that a Hydra sweep of these overrides gives."""
-    given = dict(text.split("=", 1) for text in overrides if "=" in text)
+def _job_name(job: Job) -> str:
+    """The folder name that a Hydra sweep of the job's overrides gives."""
+    given = dict(text.split("=", 1) for text in job.overrides if "=" in text)
     defaults = {"method": "bidirectional", "dataset": "sandbox", "seed": "0"}
-    head = [given.get(k, v) if k != "seed" else f"seed{given.get(k, v)}" for k, v in defaults.items()]
-    return names.job_name("unlearn", head, list(overrides), sweep=True)
+    head = [
+        f"seed{given.get(k, defaults[k])}" if k == "seed" else given.get(k, defaults[k])
+        for k in names.head(job.command)
+    ]
+    return names.job_name(job.command, head, list(job.overrides), sweep=True)
+
+
+def _index_name(job: Job) -> str:
+    """Where the key of a job is remembered, for this version of configuration and code."""
+    return content_hash(job.command, job.overrides, _conf_digest())[:32]
 
 
 def _status(folder: Path) -> dict[str, Any]:
@@ -261,10 +270,10 @@ def _captured(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _command_line(overrides: Sequence[str]) -> Iterator[None]:
+def _command_line(command: str, overrides: Sequence[str]) -> Iterator[None]:
     """The command that would run a job alone, which its status and its hints repeat."""
     before = sys.argv
-    sys.argv = ["harmonize", "unlearn", *overrides]
+    sys.argv = ["harmonize", command, *overrides]
     try:
         yield
     finally:

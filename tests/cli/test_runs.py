@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from harmonize import runners
 from harmonize.cli import main
-from harmonize.commands import jobs
 from harmonize.commands.runs import expand, split_arguments
 from harmonize.errors import HarmonizeError, Interrupted, ModelError
 from harmonize.reporting.catalogue import names
@@ -40,8 +40,8 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, Pat
     module = types.ModuleType("fake_work")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_work", module)
-    for command in jobs.RUNNERS:
-        monkeypatch.setitem(jobs.RUNNERS, command, "fake_work:run")
+    for command in runners.RUNNERS:
+        monkeypatch.setitem(runners.RUNNERS, command, "fake_work:run")
     monkeypatch.chdir(tmp_path)
     return calls
 

@@ -54,7 +54,7 @@ def test_commands_work_from_a_wheel_in_an_empty_folder(installed: Path, tmp_path
     assert found.strip().startswith(str(installed)), "the checkout must not answer for the wheel"
     for argv, text in (
         (["ls", "methods"], "bidirectional"),
-        (["ls", "experiments"], "main_table"),
+        (["ls", "experiments"], "main_books"),
         (["unlearn", "--cfg", "job"], "harmonize.objectives.distill.push"),
         (["evaluate", "--cfg", "job"], "five_axes"),
         (["finetune", "--help"], "optimizer"),

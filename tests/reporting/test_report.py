@@ -10,7 +10,8 @@ import pytest
 
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, Interrupted, RunError
-from harmonize.reporting.command import load_experiment, main
+from harmonize.reporting.command import main
+from harmonize.reporting.experiment import experiments, load_experiment
 from harmonize.reporting.published import load_published
 from harmonize.reporting.radar import AXES, draw_radar, radar_values, write_radar_csv
 from harmonize.reporting.study import load_study
@@ -32,6 +33,7 @@ def study(tmp_path: Path, write_run: Write, metrics: Make) -> Path:
                 method=method,
                 seed=seed,
                 found=full,
+                config={"dataset.world_seed": 10},
                 target_metrics=metrics(forget_accuracy=1.0, asr_worst=1.0, retain_accuracy=0.98),
             )
     return tmp_path / "runs" / "mine"
@@ -45,9 +47,9 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_the_command_prints_and_writes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--study", str(study)]) == 0
+    assert main(["--experiment", "main_books", "--study", str(study)]) == 0
     out = capsys.readouterr().out
-    for name in ("table.md", "table.tex", "table.csv", "radar.png", "radar.csv"):
+    for name in ("table.md", "table.tex", "table.csv", "table.html", "radar.png", "radar.svg", "radar.csv"):
         assert (study / "report" / name).stat().st_size > 100
         assert f"Wrote {study / 'report' / name}" in out
     assert "Next: " in out
@@ -56,9 +58,18 @@ def test_the_command_prints_and_writes(study: Path, capsys: pytest.CaptureFixtur
     assert png_size(study / "report" / "radar.png") == (1200, 900)
 
 
-def test_our_figures_and_published_ones_never_mix(study: Path) -> None:
-    main(["--study", str(study)])
-    assert "12.5" not in (study / "report" / "table.csv").read_text()
+def test_our_figures_and_published_ones_never_mix(tmp_path: Path, write_run: Write, metrics: Make) -> None:
+    study = tmp_path / "duets"
+    for seed in (0, 1):
+        write_run(
+            study / str(seed),
+            seed=seed,
+            prefill="none",
+            config={"dataset.world_seed": 10},
+            found=metrics(**dict.fromkeys(METRIC_NAMES, 0.5)),
+        )
+    main(["--experiment", "duet_harry_potter", "--study", str(study)])
+    assert "5.98" not in (study / "report" / "table.csv").read_text()
     assert "MUSE" not in (study / "report" / "radar.csv").read_text()
     text = (study / "report" / "table.md").read_text()
     ours, published = text.split("## Published, not ours")
@@ -96,8 +107,8 @@ def test_only_failed_runs(tmp_path: Path, write_run: Write, capsys: pytest.Captu
 
 
 def test_unknown_experiment_and_stray_overrides(study: Path) -> None:
-    with pytest.raises(ConfigError, match=r"No experiment 'main_tabel'. Did you mean 'main_table'"):
-        main(["--experiment", "main_tabel", "--study", str(study)])
+    with pytest.raises(ConfigError, match=r"No experiment 'main_boks'. Did you mean 'main_books'"):
+        main(["--experiment", "main_boks", "--study", str(study)])
     with pytest.raises(ConfigError, match="overrides need --run"):
         main(["seed=0"])
 
@@ -111,7 +122,10 @@ def test_run_calls_the_sweep_and_collects_what_came_of_it(
 
     def sweep(arguments: list[str]) -> None:
         seen.append(arguments)
-        write_run(tmp_path / "runs" / "main_table" / "duet0")
+        write_run(
+            tmp_path / "runs" / "main_books" / "duet0",
+            config={"dataset.name": "sandbox_easy", "dataset.world_seed": 10},
+        )
         raise SystemExit(1)  # one job failed
 
     monkeypatch.setattr(cli, "main", sweep)
@@ -119,10 +133,11 @@ def test_run_calls_the_sweep_and_collects_what_came_of_it(
     assert main(["--run", "--format", "csv", "seed=0,1", "dataset=sandbox_easy"]) == 1
     (arguments,) = seen
     assert arguments == [
-        *("sweep", "main_table", "--study", "main_table", "--runs", "runs", "--jobs", "1"),
+        *("sweep", "main_books", "--profile", "sandbox"),
+        *("--study", "main_books", "--runs", "runs", "--jobs", "1"),
         *("seed=0,1", "dataset=sandbox_easy"),
     ]
-    assert (tmp_path / "runs" / "main_table" / "report" / "table.csv").is_file()
+    assert (tmp_path / "runs" / "main_books" / "report" / "table.csv").is_file()
 
 
 @pytest.mark.parametrize("code", [1, 130])
@@ -139,7 +154,7 @@ def test_run_that_never_started_or_was_interrupted(
     if code == 1:
         assert main(["--run"]) == 1
     else:
-        with pytest.raises(Interrupted, match="--study runs/main_table"):
+        with pytest.raises(Interrupted, match="--study runs/main_books"):
             main(["--run"])
 
 
@@ -158,20 +173,21 @@ def test_through_the_command_line(
     assert "No study 'none'" in capsys.readouterr().err
 
 
-def test_experiment_file_is_sound() -> None:
-    experiment, published = load_experiment("main_table")
-    assert experiment["sweep"]["seed"] == [0, 1, 2]
-    for claim in experiment["claims"]:
+@pytest.mark.parametrize("name", sorted(experiments()))
+def test_experiment_file_is_sound(name: str) -> None:
+    experiment = load_experiment(name)
+    for claim in experiment.found.get("claims") or []:
         assert claim["metric"] in METRIC_NAMES
         assert (claim["better"] == "higher") == METRIC_NAMES[claim["metric"]]
-        assert {claim["method"], claim["against"]} <= set(experiment["sweep"]["method"])
-    assert all(block.source and block.certainty for block in published)
+        assert {claim["method"], claim["against"]} <= set(experiment.order)
+    assert all(block.source and block.certainty for block in experiment.published)
 
 
 def test_published_figures_add_up() -> None:
     """Shift is the sum of the changes from the base model, counted so that better is positive."""
     blocks = {
-        block.title: block for block in load_published(share("experiments") / "main_table/published.yaml")
+        block.title: block
+        for block in load_published(share("experiments") / "duet_harry_potter/published.yaml")
     }
     block = blocks["DUET (arXiv 2601.21283) on MUSE-Books, Llama-3.2-3B"]
     rows = {row.label: row.values for row in block.rows}
@@ -218,8 +234,9 @@ def test_radar_survives_gaps_many_rows_and_odd_names(tmp_path: Path, write_run: 
     for i in range(40):
         write_run(tmp_path / str(i), method=f"_m${i}_{{", found=metrics(forget_accuracy=i / 40))
     (table,) = build_tables(load_study(tmp_path))
-    path = draw_radar(table, tmp_path / "radar.png")
-    assert png_size(path) == (1200, 900)
+    path = draw_radar(table, tmp_path / "radar.png")  # a panel each: five across, eight down
+    width, height = png_size(path)
+    assert width < 2000 < height
     lines = write_radar_csv(table, tmp_path / "radar.csv").read_text().splitlines()
     assert len(lines) == 1 + 40 * len(AXES)
     assert path.stat().st_mode & 0o777 == 0o600

@@ -273,3 +273,21 @@ def test_the_table_of_one_run(metrics: Make) -> None:
         "my_metric ↑ – – – 0",
         "Note: The teacher refuses 9 % [31mof neighbors. [red]",
     ]
+
+
+def test_of_several_rows_of_a_method_the_plain_one_is_compared(
+    tmp_path: Path, write_run: Write, metrics: Make
+) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"d{seed}", seed=seed, found=metrics(asr_worst=0.5))
+        for name, value, config in (
+            ("plain", 0.1, {"method.objectives.push.weight": 1.0}),
+            ("pull", 0.9, {}),
+        ):
+            found = metrics(asr_worst=value + 0.02 * seed)
+            write_run(
+                tmp_path / f"{name}{seed}", method="bidirectional", seed=seed, config=config, found=found
+            )
+    (table,) = build_tables(load_study(tmp_path))
+    assert [row.label for row in table.rows] == ["bidirectional", "bidirectional ~push", "duet"]
+    assert compare(table, "asr_worst", "bidirectional", "duet", lower=True) == "holds: 0.11 against 0.50"

@@ -373,3 +373,39 @@ def test_sweeps_and_experiments_are_found_by_name() -> None:
     assert set(files()) >= {p.parent.name for p in share("experiments").glob("*/experiment.yaml")}
     with pytest.raises(HarmonizeError):
         load_sweep("no_such_file.yaml")
+
+
+def test_a_sweep_of_diagnoses_and_the_note_of_its_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omegaconf import OmegaConf
+
+    seen: list[Any] = []
+
+    def run(cfg: Any, folder: Path) -> dict[str, Any]:
+        place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
+        with place.running():
+            place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+            seen.append((cfg.compare, cfg.loss.value, cfg.dataset.world_seed))
+            found = Results(
+                plain_config(cfg), cfg.seed, {"cosine_forget_retain": metric(0.1)}, command="diagnose"
+            )
+            write_results(folder / "results.json", found)
+        return {}
+
+    monkeypatch.setattr("harmonize.unlearning.diagnose.run", run)
+    monkeypatch.chdir(tmp_path)
+    asked = ["gradient_similarity", "--profile", "sandbox", "dataset.world_seed=10", "loss=nll,value"]
+    assert status(*asked) == 0
+    assert sorted(seen) == [("raw", "nll", 10), ("raw", "value", 10)]
+    assert status(*asked) == 0
+    assert len(seen) == 2  # done by content
+    (entry,) = json.loads((tmp_path / "runs" / "gradient_similarity" / "experiment.json").read_text())[
+        "experiments"
+    ]
+    assert entry == {"name": "gradient_similarity", "profile": "sandbox", "overrides": asked[3:]}
+
+
+def test_a_profile_of_a_sweep_without(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("push_weight", "--profile", "full") == 1
+    assert "has no profiles" in capsys.readouterr().err
