@@ -376,6 +376,7 @@ def merge(report: Report, found: Report, name: str) -> None:
     report.outcomes.update(found.outcomes)
     report.notes += found.notes
     report.rows.update(found.rows)
+    report.curves.update(found.curves)
 
 
 def _without(report: Report, part: Part, note: str) -> None:
