@@ -54,17 +54,16 @@ class Report:
         return write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def curve(panel: str, x: str, points: Iterable[tuple[float, Metric]]) -> dict[str, Any]:
+def curve(panel: str, x: str, y: str, points: Iterable[tuple[float, Metric]]) -> dict[str, Any]:
     """A curve as `results.json` keeps it: `points` of x, value, interval and n, without those not measured.
 
     Args:
-        panel: What it is drawn with. x: What it runs over, such as `layer`. points: (x, figure).
+        panel: What it is drawn with; empty = it is not drawn.
+        x: What it runs over, such as `layer`. y: What is measured, such as `accuracy`.
+        points: (x, figure).
     """
-    return {
-        "panel": panel,
-        "x": x,
-        "points": [[at, m.value, m.ci_low, m.ci_high, m.n] for at, m in points if m.value is not None],
-    }
+    found = [[at, m.value, m.ci_low, m.ci_high, m.n] for at, m in points if m.value is not None]
+    return {"panel": panel, "x": x, "y": y, "points": found}
 
 
 def measured(metrics: Mapping[str, Metric]) -> dict[str, float]:

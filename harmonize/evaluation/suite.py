@@ -15,6 +15,7 @@ from harmonize.console import counted, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError, HarmonizeError
+from harmonize.evaluation.beside import Beside
 from harmonize.evaluation.intervals import cluster_interval
 from harmonize.evaluation.judge import CORRECT_RECALL
 from harmonize.evaluation.likelihood import Pair
@@ -40,9 +41,11 @@ class Part:
 
     Attributes:
         compares: Whether it reads the record of a reference model (`suite.reference`).
+        looks_at: Models beside the measured one that it looks into (`harmonize.evaluation.beside`).
     """
 
     compares: ClassVar[bool] = False
+    looks_at: ClassVar[tuple[str, ...]] = ()
 
     def problems(self, at: str) -> list[str]:
         """What is wrong with the settings, told while the configuration is checked.
@@ -108,6 +111,7 @@ class Scene:
         instruction: Read before questions of `instruct_roles` (an instructed teacher), if any.
         samples: Those of the five axes and of the parts before.
         progress: Called with (done, in all), if anybody looks.
+        beside: Other models by name, of those that the part looks at and that are there.
     """
 
     passes: Passes
@@ -121,6 +125,7 @@ class Scene:
     instruct_roles: Collection[str] = ()
     samples: Sequence[Mapping[str, Any]] = ()
     progress: Progress | None = None
+    beside: Mapping[str, Beside] = field(default_factory=dict)
 
     @property
     def surface(self) -> Surface:
@@ -305,6 +310,7 @@ def measure_parts(
     report: Report,
     *,
     references: Mapping[str, Series] | None = None,
+    beside: Mapping[str, Beside] | None = None,
     split: str = "test",
     seed: int = 0,
     instruction: str | None = None,
@@ -319,7 +325,7 @@ def measure_parts(
     Args:
         parts: By name. loaded: A `LoadedModel`, or any `Surface`.
         report: Of the five axes; it is added to, and returned.
-        references: Rows of the reference model, by part.
+        references: Rows of the reference model, by part. beside: Models that parts may look into, by name.
         split: On val no part is measured: what chooses is the five axes.
         progress: Show a bar for each part.
     """
@@ -346,6 +352,7 @@ def measure_parts(
                         instruct_roles,
                         tuple(report.samples),
                         told,
+                        {n: b for n, b in (beside or {}).items() if n in part.looks_at},
                     )
                 )
             merge(report, found, name)

@@ -22,6 +22,7 @@ RESULTS = "results.json"
 STATUS = "status.json"
 CONFIG = "config.yaml"
 SAMPLES = "samples.jsonl"
+CURVES = "curves"  # under `extra`: model -> curve -> panel, x and points of x, value, interval and n
 
 # The five axes of the evaluation and the figures that belong to each, with their direction (True: higher is
 # better). Other names are allowed in a results file; each metric carries its own direction.

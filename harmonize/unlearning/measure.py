@@ -10,11 +10,13 @@ import torch
 from omegaconf import OmegaConf
 
 from harmonize.console import say
+from harmonize.evaluation.beside import GOLD, TARGET
+from harmonize.reporting.layer_curves import RESULT, write_curves
 from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
-from harmonize.unlearning.figures import Evaluations, proof_notes, raise_failures
+from harmonize.unlearning.figures import Evaluations, curves_beside, proof_notes, raise_failures
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.kept import check_vocabulary, kept_report
 from harmonize.unlearning.run import say_sensitive
@@ -47,15 +49,18 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         beside = load_target(cfg, corpus, cfg.model.gold) if cfg.model.gold else None
         if beside is not None:
             check_vocabulary(loaded, beside, "model.gold")
+            evaluations.stand_beside(GOLD, beside.digest, lambda: beside)
+        before = load_target(cfg, corpus, cfg.target) if cfg.target else None
+        if before is not None:
+            check_vocabulary(loaded, before, "target")
+            evaluations.stand_beside(TARGET, before.digest, lambda: before)
         model = guarding.measured(loaded)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
         untouched = None
         # gold first: the others may be compared with its rows
         gold = evaluations.cached(beside, "gold model", cfg.split) if beside is not None else None
         evaluations.refer_to(gold)
-        if cfg.target:
-            before = load_target(cfg, corpus, cfg.target)
-            check_vocabulary(loaded, before, "target")
+        if before is not None:
             untouched = evaluations.cached(before, "target", cfg.split)
         report, kept = kept_report(cfg, evaluations, loaded, model, instruction, place.record_sensitive)
         report.write_samples(place.samples)
@@ -72,15 +77,17 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             notes=[*corpus.notes, *report.notes, *guard_notes(model), *proof_notes(cfg, untouched)],
             attack_costs=report.costs,
             **evaluations.record(report),
+            **curves_beside({RESULT: report, TARGET: untouched, GOLD: gold}),
             data=corpus.digest,
             from_cache=kept is not None,
         )
         place.write_json("results.json", results.to_dict())
+        drawn = write_curves(results, folder)
         tracker = build_tracker(config, folder, job_type="evaluate")
         tracker.summary(report.metrics)
         lines = tracker.close()
         run_table(results)
-        for line in (f"Run: {folder}", *lines):
+        for line in (f"Run: {folder}", *(f"Wrote {path}" for path in drawn), *lines):
             say(line)
         say_sensitive(place)
         raise_failures(report)

@@ -112,9 +112,12 @@ class LogitLens(Part):
             },
         }
         for name, points in by_layer.items():
-            shown = PANEL if name == "probability" else f"{PANEL}, {name}"
+            shown = PANEL if name == "probability" else ""
             report.curves[f"{role}_lens_{name}"] = curve(
-                shown, "layer", [(float(n), m) for n, m in zip(layers, points, strict=True)]
+                shown,
+                "layer",
+                "probability" if shown else "share",
+                [(float(n), m) for n, m in zip(layers, points, strict=True)],
             )
         below, last = by_layer["probability"][:-1], by_layer["probability"][-1]
         found = {"lens_below_last": max(below, key=lambda m: m.value), "lens_last": last}
@@ -127,7 +130,8 @@ class LogitLens(Part):
             )
         first = [r.rank < 1 for r in readings]
         found["lens_decodable_whole"] = mean("lens", [decodable(r.whole) for r in readings])
-        found["lens_hidden"] = mean("lens", [float(f[:-1].any() and not f[-1]) for f in first])
+        hidden = [float(f[:-1].any() and not f[-1]) for f in first]
+        found["lens_hidden"] = mean("lens", hidden, better=False)
         found["internal_answer_score"] = mean("lens", [float(f[:-1].mean()) for f in first])
         report.metrics.update({f"{role}_{name}": metric for name, metric in found.items()})
         for a, r in zip(answers, readings, strict=True):

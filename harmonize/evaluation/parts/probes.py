@@ -30,7 +30,8 @@ from harmonize.models.head import blocks_of
 from harmonize.tracking.results import Metric
 
 ANSWER, MEMORIZATION = "answer probe", "memorization probe"
-_FORGET, _RETAIN, _SIGNATURE = "forget_answer_probe", "retain_answer_probe", "forget_memorization_probe"
+_FORGET, _RETAIN = "forget_answer_probe", "retain_answer_probe"
+_SIGNATURE, _RETAIN_SIGNATURE = "forget_memorization_probe", "retain_memorization_probe"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,8 @@ class Probes(Part):
     *Memorization probe* (PGA's cross-sequence protocol): does the mean state after the scored tokens tell true forget
     answers from the same answers given to another subject? Groups of subjects are left out in turn. Every answer stands
     once as true and once as control in its group, so questions and answers by themselves say nothing: chance is 0.5.
-    `forget_memorization_probe`; `_projected`: fitted anew without the direction that was found.
+    `forget_memorization_probe`; `_projected`: fitted anew without the direction that was found;
+    `retain_memorization_probe`: the same of held-out retain facts, all of which the model knows.
 
     Each is the highest over the layers (the curves have all): read it against gold's, which is chosen the same way.
     `_selectivity`: minus the accuracy of the same probe trained on shuffled labels, in the same layer.
@@ -173,6 +175,12 @@ class Probes(Part):
                 f"{_FORGET}{suffix}: {of - count} of {of} scored forget tokens are left out, since no training answer "
                 "has them."
             )
+        if _RETAIN not in seen or not len(seen[_RETAIN].y):
+            report.metrics[f"{_RETAIN}{suffix}"] = Metric(None, 0, None, None, True)
+            report.notes.append(
+                f"Not measured: {_RETAIN}{suffix}, which would show that the probe works: no training answer has a "
+                "scored token of a held-out retain answer."
+            )
         controls = permuted(train.y, (scene.seed,))
         commonest = int(np.bincount(train.y).argmax())
         curves: dict[str, list[Metric]] = {}
@@ -217,15 +225,27 @@ class Probes(Part):
         forget: Sequence[Example],
         suffix: str,
     ) -> None:
-        tied = swaps(forget)
-        if len({s.group for s in tied}) < 2:
-            report.metrics[f"{_SIGNATURE}{suffix}"] = Metric(None, 0, None, None, False)
-            report.notes.append(
-                f"Not measured: {_SIGNATURE}{suffix}: it needs two groups of two forget subjects each, with answers "
-                f"that differ; there are {len({s.group for s in tied})}."
-            )
-            return
-        sequences = [s for swap in tied for s in _sequences(scene, swap, self.tokens)]
+        retain = shown_facts(scene.corpus, scene.suite, Role.RETAIN)
+        curves: dict[str, list[Metric]] = {}
+        for name, facts in ((_SIGNATURE, forget), (_RETAIN_SIGNATURE, retain)):
+            tied = swaps(facts)
+            if len({s.group for s in tied}) < 2:
+                report.metrics[f"{name}{suffix}"] = Metric(None, 0, None, None, name == _RETAIN_SIGNATURE)
+                report.notes.append(
+                    f"Not measured: {name}{suffix}: it needs two groups of two subjects each, with answers that "
+                    f"differ; there are {len({s.group for s in tied})}."
+                )
+                continue
+            sequences = [s for swap in tied for s in _sequences(scene, swap, self.tokens)]
+            for each, metrics in self._signatures(scene, model, layers, sequences, name).items():
+                curves[each] = metrics
+        if _SIGNATURE in curves:
+            self._keep(report, curves, layers, MEMORIZATION, suffix, _SIGNATURE)
+
+    def _signatures(
+        self, scene: Scene, model: Any, layers: Sequence[int], sequences: Sequence[_Sequence], name: str
+    ) -> dict[str, list[Metric]]:
+        """By layer: can the true sequences be told from the controls, across groups? With controls for forget."""
         states = each_states(
             scene,
             model,
@@ -234,19 +254,22 @@ class Probes(Part):
         )
         x = np.stack(states, axis=1)  # [layers, n, H]
         y = np.asarray([s.true for s in sequences])
-        groups, facts = [s.group for s in sequences], [s.fact for s in sequences]
-        controls = flipped(y, facts, (scene.seed,))
-        curves: dict[str, list[Metric]] = {}
-        for i in range(len(layers)):
-            how: dict[str, Any] = {"c": self.c, "folds": self.folds}
-            found = {
-                _SIGNATURE: across_groups(x[i], y, groups, **how),
-                f"{_SIGNATURE}_control": across_groups(x[i], controls, groups, **how),
-                f"{_SIGNATURE}_projected": across_groups(x[i], y, groups, project=True, **how),
+        groups = [s.group for s in sequences]
+        labels = {name: y}
+        if name == _SIGNATURE:
+            labels |= {
+                f"{name}_control": flipped(y, [s.fact for s in sequences], (scene.seed,)),
+                f"{name}_projected": y,
             }
-            for name, probed in found.items():
-                curves.setdefault(name, []).append(_accuracy(scene, name, probed, groups))
-        self._keep(report, curves, layers, MEMORIZATION, suffix, _SIGNATURE)
+        found: dict[str, list[Metric]] = {}
+        for each, classes in labels.items():
+            for states_of_layer in x:
+                project = each.endswith("_projected")
+                probed = across_groups(
+                    states_of_layer, classes, groups, c=self.c, folds=self.folds, project=project
+                )
+                found.setdefault(each, []).append(_accuracy(scene, each, probed, groups))
+        return found
 
     def _keep(
         self,
@@ -260,11 +283,11 @@ class Probes(Part):
         """Curves of all layers; as figures the best layer, and what the controls are there."""
         for each, metrics in curves.items():
             points = zip([float(n) for n in layers], metrics, strict=True)
-            report.curves[f"{each}{suffix}"] = curve(panel, "layer", points)
+            report.curves[f"{each}{suffix}"] = curve(panel, "layer", "accuracy", points)
         values = [m.value or 0.0 for m in curves[name]]
         best = values.index(max(values))
         for each, metrics in curves.items():
-            if each in (name, _RETAIN):
+            if each in (name, _RETAIN, _RETAIN_SIGNATURE):
                 report.metrics[f"{each}{suffix}"] = max(metrics, key=lambda m: m.value or 0.0)
             elif not each.endswith("_control"):
                 report.metrics[f"{each}{suffix}"] = metrics[best]
@@ -319,7 +342,7 @@ def _after(states: Tensor, layers: Sequence[int]) -> np.ndarray:
 def _accuracy(scene: Scene, name: str, probed: Probed, groups: Sequence[str]) -> Metric:
     chosen = np.flatnonzero(probed.tested)
     right = probed.right[chosen].astype(float).tolist()
-    return scene.mean(name, right, [groups[int(i)] for i in chosen], False)
+    return scene.mean(name, right, [groups[int(i)] for i in chosen], name == _RETAIN_SIGNATURE)
 
 
 def _commonest(y: np.ndarray, most: int) -> set[int]:

@@ -123,7 +123,9 @@ class Remind(Part):
                 points.append(
                     (float(k), scene.mean("remind", rises, [texts[i][1].subject for i in at], False))
                 )
-            report.curves[f"remind_{role}_rise"] = curve(PANEL, "replaced tokens", points)
+            report.curves[f"remind_{role}_rise"] = curve(
+                PANEL, "replaced tokens", "rise of the loss, nats", points
+            )
         forget = own[Role.FORGET]
         report.metrics["remind_auc"] = self._told_apart(scene, "remind_auc", forget, own[self.versus])
         if _HOLDOUT in own:
