@@ -63,7 +63,7 @@ class Probes(Part):
     *Memorization probe* (PGA's cross-sequence protocol): does the mean state after the scored tokens tell true forget
     answers from the same answers given to another subject? Groups of subjects are left out in turn. Every answer stands
     once as true and once as control in its group, so questions and answers by themselves say nothing: chance is 0.5.
-    `forget_memorization_probe`; `_projected`: fitted anew without the direction that was found;
+    `forget_memorization_probe`; `_projected`: fitted without the direction between the two means;
     `retain_memorization_probe`: the same of held-out retain facts, all of which the model knows.
 
     Each is the highest over the layers (the curves have all): read it against gold's, which is chosen the same way.
