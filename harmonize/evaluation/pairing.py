@@ -208,11 +208,13 @@ def _where(
 
 
 def counts(pairs: Iterable[Pair]) -> dict[tuple[str, str], Counter[str]]:
-    """By (role, plain or attacked): the number of pairs (`pairs`), of every kind, and of what is gone (`gone KIND`)."""
+    """By (role, plain or attacked) of answers: their number (`pairs`), those of every kind, and of what is gone."""
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for pair in pairs:
         attack = pair.a.get("attack")
-        if attack == _LIKELIHOOD:
+        if (
+            attack == _LIKELIHOOD or "verdict" not in pair.a
+        ):  # nothing was said: a probability, a part's figures
             continue
         how = "plain" if attack in (_PLAIN, _OPTIONS) else "attacked"
         row = found[str(pair.a.get("role")), how]

@@ -147,16 +147,17 @@ def grouped_probabilities(
     """Probability of each class for every row, from a fit on other groups alone. [n, D], [n] -> [n, classes].
 
     Returns:
-        None where some fold cannot be trained on all classes.
+        None where a class has fewer than two groups, or some fold cannot be trained on all classes.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count, classes = min(folds, len(set(groups))), sorted(set(y.tolist()))
+    names, classes = np.asarray(groups), sorted(set(y.tolist()))
+    count = min([folds, *(len(set(names[y == label].tolist())) for label in classes)])
     if count < 2:
         return None
     found = np.zeros((len(y), len(classes)))
     # folds and weights alike in class shares: else a fold rich in one class is scored by a fit that saw less of it
-    for train, test in StratifiedGroupKFold(count).split(x, y, np.asarray(groups)):
+    for train, test in StratifiedGroupKFold(count).split(x, y, names):
         if sorted(set(y[train].tolist())) != classes:
             return None
         found[test] = fit(x[train], y[train], c, balanced=True).predict_proba(x[test])

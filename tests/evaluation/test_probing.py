@@ -156,6 +156,10 @@ def test_folds_equal_a_slow_reference() -> None:
 def test_probabilities_of_classes_come_from_other_groups() -> None:
     _, x, y, groups = rows(3)
     assert grouped_probabilities(x, y, ["one"] * len(y), 5) is None
+    two = grouped_probabilities(
+        x[:6], y[:6], ["a", "a", "b", "b", "c", "c"], 5
+    )  # never more folds than groups
+    assert two is not None and two.shape == (6, 2)
     found = grouped_probabilities(x, y, groups, 5)
     assert found is not None and np.allclose(found.sum(1), 1)
     x[:, 0] += 8 * y

@@ -127,9 +127,15 @@ class Remind(Part):
                 PANEL, "replaced tokens", "rise of the loss, nats", points
             )
         forget = own[Role.FORGET]
-        report.metrics["remind_auc"] = self._told_apart(scene, "remind_auc", forget, own[self.versus])
+        areas = {"remind_auc": self._told_apart(scene, "remind_auc", forget, own[self.versus])}
         if _HOLDOUT in own:
-            report.metrics["remind_ovr_auc"] = self._three(list(own.values()))
+            areas["remind_ovr_auc"] = self._three(list(own.values()))
+        report.metrics.update(areas)
+        report.notes += [
+            f"Not measured: {name}: too few subjects to train a classifier on some and test it on others."
+            for name, metric in areas.items()
+            if metric.value is None
+        ]
         self._against_gold(scene, report, forget)
         report.rows = {scene.part: {n: {t.id: float(getattr(e, n)) for t, e in forget} for n in NAMES}}
         for (role, text), each in zip(texts, found, strict=True):
