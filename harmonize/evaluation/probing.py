@@ -120,8 +120,8 @@ def across_groups(
     Args:
         x: [n, D]. y: [n] classes. groups: n names.
         c: Inverse strength of the penalty. folds: At most.
-        project: Take the direction between the classes' means in the training part out of all states first: no linear
-            probe can tell the training classes by their means any more.
+        project: First fit a probe on the training part and take its direction (the span of its normals) out of all
+            standardised states: what is left is what other directions tell.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -135,7 +135,7 @@ def across_groups(
             continue
         seen, held = x[train], x[test]
         if project:
-            seen, held = without(seen, held, y[train])
+            seen, held = without(seen, held, fit(seen, y[train], c))
         right[test] = fit(seen, y[train], c).predict(held) == y[test]
         tested[test] = True
     return Probed(right, tested)
@@ -164,16 +164,11 @@ def grouped_probabilities(
     return found
 
 
-def without(seen: np.ndarray, held: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets of states without the span of the differences between the class means of the first.
-
-    Args:
-        y: Classes of `seen`.
-    """
-    seen, held = seen.astype(np.float64), held.astype(np.float64)
-    means = np.stack([seen[y == label].mean(0) for label in sorted(set(y.tolist()))])
-    basis, _ = np.linalg.qr((means[1:] - means[0]).T)
-    return seen - (seen @ basis) @ basis.T, held - (held @ basis) @ basis.T
+def without(seen: np.ndarray, held: np.ndarray, probe: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets of states, standardised as a fitted probe has them, without the span of its normals."""
+    basis, _ = np.linalg.qr(probe[-1].coef_.T)
+    left, right = (probe[0].transform(v) for v in (seen, held))
+    return left - (left @ basis) @ basis.T, right - (right @ basis) @ basis.T
 
 
 def permuted(labels: np.ndarray, key: tuple[object, ...]) -> np.ndarray:

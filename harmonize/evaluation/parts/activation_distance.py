@@ -14,7 +14,14 @@ from harmonize.data.corpus import Corpus
 from harmonize.evaluation.beside import GOLD, TARGET
 from harmonize.evaluation.distances import cosine_distance, linear_cka, relative_distance
 from harmonize.evaluation.intervals import cluster_weights, percentiles
-from harmonize.evaluation.parts.inside import Answer, answers_of, each_states, inner_model, split_states
+from harmonize.evaluation.parts.inside import (
+    Answer,
+    answers_of,
+    each_states,
+    inner_model,
+    nothing_yet,
+    split_states,
+)
 from harmonize.evaluation.parts.rows import content_key, role_problems, shown_facts
 from harmonize.evaluation.report import Report, curve
 from harmonize.evaluation.suite import NotMeasured, Part, Scene
@@ -63,10 +70,13 @@ class ActivationDistance(Part):
         return found
 
     def figures(self) -> dict[str, bool]:
-        """Distance to gold, and the ratio."""
-        return {
-            f"{role}_{name}": False for role in self.roles for name in ("distance_to_gold", "distance_ratio")
-        }
+        """Distance and alignment to both models, and the ratio."""
+        found: dict[str, bool] = {}
+        for role in self.roles:
+            found[f"{role}_distance_ratio"] = False
+            for other in self.looks_at:
+                found |= {f"{role}_distance_to_{other}": False, f"{role}_cka_to_{other}": True}
+        return found
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """The facts of the roles."""
@@ -80,16 +90,12 @@ class ActivationDistance(Part):
                 "there is no model to compare with; give one that never saw the forget set, "
                 f"{_WHERE_FROM[GOLD]}, or the one before unlearning, {_WHERE_FROM[TARGET]}"
             )
-        report = Report({})
+        report = nothing_yet(self)
         for name in self.looks_at:
             if name not in scene.beside:
-                what = (
-                    "distance_to_gold and distance_ratio"
-                    if name == GOLD
-                    else "distance_to_target, distance_ratio"
-                )
                 report.notes.append(
-                    f"Not measured: part '{scene.part}': {what}: there is no {name}. Name it: {_WHERE_FROM[name]}."
+                    f"Not measured: part '{scene.part}': what compares with {name}, which is not there. Name it: "
+                    f"{_WHERE_FROM[name]}."
                 )
         depth = len(blocks_of(model))
         layers = sorted({round(v) for v in np.linspace(0, depth, min(self.layers, depth + 1))})

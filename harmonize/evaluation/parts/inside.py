@@ -14,10 +14,12 @@ from harmonize.data.example import Example
 from harmonize.errors import DataError, ModelError
 from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.questions import ask
-from harmonize.evaluation.suite import NotMeasured, Scene
+from harmonize.evaluation.report import Report
+from harmonize.evaluation.suite import NotMeasured, Part, Scene
 from harmonize.models.batching import batched
 from harmonize.models.head import blocks_of, evaluating, output_layer, unwrapped
 from harmonize.models.layers import layer_states
+from harmonize.tracking.results import Metric
 
 R = TypeVar("R")
 
@@ -42,6 +44,11 @@ class Answer:
     def pair(self) -> Pair:
         """What is read, and what is scored."""
         return (*self.prompt, *self.before), self.scored
+
+
+def nothing_yet(part: Part) -> Report:
+    """A report in which every figure of the part is still not measured."""
+    return Report({name: Metric(None, 0, None, None, up) for name, up in part.figures().items()})
 
 
 def inner_model(scene: Scene) -> Any:

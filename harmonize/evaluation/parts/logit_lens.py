@@ -14,7 +14,7 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.example import Role
 from harmonize.errors import ModelError
 from harmonize.evaluation.one_pass import token_statistics
-from harmonize.evaluation.parts.inside import Answer, answers_of, each_states, inner_model
+from harmonize.evaluation.parts.inside import Answer, answers_of, each_states, inner_model, nothing_yet
 from harmonize.evaluation.parts.rows import content_key, role_problems, shown_facts
 from harmonize.evaluation.report import Report, curve
 from harmonize.evaluation.scores.lens import Reading, decodable, earliest
@@ -63,9 +63,12 @@ class LogitLens(Part):
         return found
 
     def figures(self) -> dict[str, bool]:
-        """Three of each role."""
-        names = ("lens_below_last", f"lens_decodable_top{min(self.top, default=1)}", "internal_answer_score")
-        return {f"{role}_{name}": role != Role.FORGET for role in self.roles for name in names}
+        """All of each role."""
+        plain = ("lens_below_last", "lens_last", "lens_decodable_whole", "internal_answer_score")
+        names = dict.fromkeys((*plain, *(f"lens_decodable_top{k}" for k in self.top)), False)
+        names |= dict.fromkeys((f"lens_earliest_top{k}" for k in self.top), True)
+        found = {f"{role}_{n}": up == (role == Role.FORGET) for role in self.roles for n, up in names.items()}
+        return found | {f"{role}_lens_hidden": False for role in self.roles}
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """The facts of the roles."""
@@ -78,7 +81,7 @@ class LogitLens(Part):
             lens = Lens.of(model)
         except ModelError as error:
             raise NotMeasured(str(error).rstrip(".")) from error
-        report = Report({})
+        report = nothing_yet(self)
         for role in self.roles:
             answers = answers_of(scene, shown_facts(scene.corpus, scene.suite, role))
             if not answers:

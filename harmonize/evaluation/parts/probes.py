@@ -18,6 +18,7 @@ from harmonize.evaluation.parts.inside import (
     answers_of,
     each_states,
     inner_model,
+    nothing_yet,
     split_states,
     with_value,
 )
@@ -63,7 +64,7 @@ class Probes(Part):
     *Memorization probe* (PGA's cross-sequence protocol): does the mean state after the scored tokens tell true forget
     answers from the same answers given to another subject? Groups of subjects are left out in turn. Every answer stands
     once as true and once as control in its group, so questions and answers by themselves say nothing: chance is 0.5.
-    `forget_memorization_probe`; `_projected`: fitted without the direction between the two means;
+    `forget_memorization_probe`; `_projected`: fitted anew without the direction that was found;
     `retain_memorization_probe`: the same of held-out retain facts, all of which the model knows.
 
     Each is the highest over the layers (the curves have all): read it against gold's, which is chosen the same way.
@@ -110,8 +111,10 @@ class Probes(Part):
         return found
 
     def figures(self) -> dict[str, bool]:
-        """The two probes, and whether the first one works."""
-        return {_FORGET: False, _RETAIN: True, _SIGNATURE: False}
+        """The two probes, their controls, and whether they work."""
+        own = (_FORGET, f"{_FORGET}_chance", f"{_FORGET}_selectivity")
+        signature = (_SIGNATURE, f"{_SIGNATURE}_projected", f"{_SIGNATURE}_selectivity")
+        return dict.fromkeys((*own, *signature), False) | dict.fromkeys((_RETAIN, _RETAIN_SIGNATURE), True)
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """The facts of the roles."""
@@ -120,7 +123,7 @@ class Probes(Part):
     def measure(self, scene: Scene) -> Report:
         """One forward per batch, then a few small fits per layer."""
         model = inner_model(scene)
-        report = Report({})
+        report = nothing_yet(self)
         self._measure(scene, model, report, "")
         if self.random_init:
             self._measure(scene, random_copy(model), report, "_random_init")

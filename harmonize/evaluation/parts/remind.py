@@ -91,8 +91,11 @@ class Remind(Part):
         return found
 
     def figures(self) -> dict[str, bool]:
-        """The rise around forget texts, and the two areas."""
-        return {"remind_forget_rise": False, "remind_auc": False, "remind_gold_auc": False}
+        """The landscape around both roles, and the two areas."""
+        found = {"remind_auc": False, "remind_gold_auc": False}
+        for role in (Role.FORGET, self.versus):
+            found |= {f"remind_{role}_{name}": _up(role, name) for name in _REPORTED}
+        return found
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """The texts of both roles, and the file."""
@@ -245,6 +248,11 @@ class Remind(Part):
             return
         theirs = [(t, Landscape(**{n: known[n][t.id] for n in NAMES})) for t, _ in forget]
         report.metrics[name] = self._told_apart(scene, name, forget, theirs)
+
+
+def _up(role: str, name: str) -> bool:
+    """Whether unlearning wants more of it: loss of what is to go, a sharp landscape around what stays."""
+    return (role == Role.FORGET) == (name == "loss")
 
 
 def own_span(scene: Scene, question: str, prompt: Sequence[int]) -> tuple[int, int]:

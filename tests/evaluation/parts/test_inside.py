@@ -132,7 +132,7 @@ def test_distance_to_itself_is_zero_and_the_target_is_as_far_as_the_target(found
 
 def test_distance_equals_a_slow_reference(data, target, gold) -> None:
     report = measure(ActivationDistance(roles=["forget"]), target, beside=beside(gold=gold))
-    assert any("there is no target. Name it: target=" in n for n in report.notes)
+    assert any("compares with target, which is not there. Name it: target=" in n for n in report.notes)
     slow = {}
     with torch.no_grad():
         for q in ask(data.facts("forget", "train"), "test", target.renderer):
