@@ -11,7 +11,6 @@ import numpy as np
 
 from harmonize.data.example import Example
 from harmonize.data.prefill import unit_hash
-from harmonize.evaluation.intervals import generator
 
 _ITERATIONS = 2000
 
@@ -57,6 +56,8 @@ def swaps(facts: Sequence[Example]) -> list[Swap]:
     by_subject: dict[str, list[Example]] = {}
     for fact in facts:
         by_subject.setdefault(fact.subject, []).append(fact)
+    for own in by_subject.values():
+        own.sort(key=lambda e: e.fact_id)
     order = sorted(by_subject, key=lambda s: (unit_hash("probe", s), s))
     if len(order) < 2:
         return []
@@ -171,9 +172,16 @@ def without(seen: np.ndarray, held: np.ndarray, probe: Any) -> tuple[np.ndarray,
     return left - (left @ basis) @ basis.T, right - (right @ basis) @ basis.T
 
 
-def permuted(labels: np.ndarray, key: tuple[object, ...]) -> np.ndarray:
-    """The labels in an order that the key decides: as many of each class, and nothing to learn."""
-    found: np.ndarray = labels[generator("probe-control", *key).permutation(len(labels))]
+def permuted(labels: np.ndarray, names: Sequence[str], key: tuple[object, ...]) -> np.ndarray:
+    """The labels in an order that the key decides: as many of each class, and nothing to learn.
+
+    Args:
+        names: Of the rows, all different: the order of the rows decides nothing.
+    """
+    found = labels.copy()
+    drawn = sorted(range(len(names)), key=lambda i: (unit_hash("probe-control", *key, names[i]), names[i]))
+    for to, since in zip(drawn, sorted(range(len(names)), key=lambda i: names[i]), strict=True):
+        found[to] = labels[since]
     return found
 
 

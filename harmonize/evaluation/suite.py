@@ -193,7 +193,7 @@ class Scene:
             DataError: A pair does not fit the model's context.
         """
         keys = [(tuple(p), tuple(t)) for p, t in pairs]
-        self._room(keys)
+        self.check_room(keys)
         new = [k for k in dict.fromkeys(keys) if k not in self.passes.rows]
         if new:
             model, adjust = self._scorer([p for p, _ in new])
@@ -204,7 +204,7 @@ class Scene:
     def shared(self, groups: Sequence[Group]) -> list[list[TokenRow]]:
         """As `rows`, for several targets of one prompt, which is read once. Raises the same."""
         plain = [(tuple(p), tuple(tuple(t) for t in targets)) for p, targets in groups]
-        self._room([(p, t) for p, targets in plain for t in targets])
+        self.check_room([(p, t) for p, targets in plain for t in targets])
         missing: dict[Ids, dict[Ids, None]] = {}
         for prompt, targets in plain:
             for target in targets:
@@ -292,7 +292,8 @@ class Scene:
             raise NotMeasured("this model shows no probabilities of single tokens")
         return scorer(prompts)  # type: ignore[no-any-return]
 
-    def _room(self, keys: Sequence[tuple[Ids, Ids]]) -> None:
+    def check_room(self, keys: Sequence[tuple[Ids, Ids]]) -> None:
+        """Refuses pairs that the model cannot read. Raises DataError."""
         context = self.context
         longest = max((len(p) + len(t) for p, t in keys), default=0)
         if context is not None and longest > context:

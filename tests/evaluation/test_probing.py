@@ -129,7 +129,10 @@ def test_a_planted_direction_is_found_and_can_be_taken_out() -> None:
     x[:, 3] += 3 * (y - 0.5)
     assert across_groups(x, y, groups, c=0.1, folds=10).accuracy > 0.9
     assert across_groups(x, y, groups, c=0.1, folds=10, project=True).accuracy < 0.65
-    control = permuted(y, (0,))
+    names = [str(i) for i in range(len(y))]
+    control = permuted(y, names, (0,))
+    again = permuted(y[::-1], names[::-1], (0,))
+    assert (control == again[::-1]).all() and (control != y).any()
     assert (
         sorted(control) == sorted(y)
         and abs(across_groups(x, control, groups, c=0.1, folds=10).accuracy - 0.5) < 0.1

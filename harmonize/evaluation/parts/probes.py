@@ -37,19 +37,19 @@ _SIGNATURE, _RETAIN_SIGNATURE = "forget_memorization_probe", "retain_memorizatio
 
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """States and classes: x [layers, n, H], y [n], the subject of each, and which answer it belongs to."""
+    """States and classes: x [layers, n, H], y [n], the subject of each, which answer it belongs to, and its name."""
 
     x: np.ndarray
     y: np.ndarray
     subjects: list[str]
     answer: list[int]
+    names: list[str]
 
     def of(self, chosen: np.ndarray) -> _Points:
         """Some of them."""
         at = np.flatnonzero(chosen)
-        return _Points(
-            self.x[:, at], self.y[at], [self.subjects[i] for i in at], [self.answer[i] for i in at]
-        )
+        own = ([every[i] for i in at] for every in (self.subjects, self.answer, self.names))
+        return _Points(self.x[:, at], self.y[at], *own)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Probes(Part):
                 f"Not measured: {_RETAIN}{suffix}, which would show that the probe works: no training answer has a "
                 "scored token of a held-out retain answer."
             )
-        controls = permuted(train.y, (scene.seed,))
+        controls = permuted(train.y, train.names, (scene.seed,))
         commonest = int(np.bincount(train.y).argmax())
         curves: dict[str, list[Metric]] = {}
 
@@ -331,8 +331,10 @@ def _before(scene: Scene, model: Any, answers: Sequence[Answer], layers: Sequenc
     found = each_states(scene, model, answers, pick)
     x = np.concatenate(found, axis=1) if found else np.empty((len(layers), 0, 1), dtype=np.float32)
     y = [t for a in answers for t in a.scored]
-    which = [i for i, a in enumerate(answers) for _ in a.scored]
-    return _Points(x, np.asarray(y, dtype=np.int64), [answers[i].example.subject for i in which], which)
+    which = [(i, j) for i, a in enumerate(answers) for j in range(len(a.scored))]
+    names = [f"{answers[i].example.id} {j} {answers[i].question}" for i, j in which]
+    subjects = [answers[i].example.subject for i, _ in which]
+    return _Points(x, np.asarray(y, dtype=np.int64), subjects, [i for i, _ in which], names)
 
 
 def _after(states: Tensor, layers: Sequence[int]) -> np.ndarray:

@@ -204,6 +204,7 @@ class Remind(Part):
             ids = (*head, *body)
             return ids, len(head), list(range(len(head), len(ids)))
         prompt, target = scene.prompt(text.question), scene.target(text.text, f"text '{text.id}'")
+        scene.check_room([(prompt, target)])
         first, stop = own_span(scene, text.question, prompt)
         asked = list(range(first, stop)) if self.where != ANSWER else []
         said = list(range(len(prompt), len(prompt) + len(target))) if self.where != QUESTION else []
