@@ -116,9 +116,7 @@ class Remind(Part):
         for role, rows in own.items():
             for name in _REPORTED:
                 key, values = f"remind_{role}_{name}", [float(getattr(each, name)) for _, each in rows]
-                report.metrics[key] = scene.mean(
-                    key, values, [t.subject for t, _ in rows], role != Role.FORGET
-                )
+                report.metrics[key] = scene.mean(key, values, [t.subject for t, _ in rows], _up(role, name))
             points = []
             for k in sorted({k for steps in by_step for k in steps}):
                 at = [i for i, (r, _) in enumerate(texts) if r == role and k in by_step[i]]

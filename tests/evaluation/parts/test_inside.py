@@ -75,6 +75,14 @@ def test_the_lens_reads_a_known_answer_and_no_unknown_one(found) -> None:
     assert len(sample["lens_probability"]) == 3 and sample["lens_rank"][-1] == 0 and "output" not in sample
 
 
+def test_figures_are_named_beforehand_with_their_direction(found) -> None:
+    for part in PARTS:
+        for reports in found:
+            metrics = {n: m.higher_is_better for n, m in reports[type(part)].metrics.items()}
+            assert metrics.items() >= part.figures().items(), type(part)
+            assert set(metrics) - set(part.figures()) == set(), type(part)
+
+
 def test_the_lens_equals_a_slow_reference(data, gold) -> None:
     model, made = gold.model, gold.renderer
     slow = {}
