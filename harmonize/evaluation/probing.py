@@ -51,7 +51,8 @@ def swaps(facts: Sequence[Example]) -> list[Swap]:
     as a control in one group, so nothing about questions or answers by themselves tells the two apart.
 
     Returns:
-        In the order of the facts; those of equal value, or without another subject, are left out.
+        In the order of the facts; those of equal value, or without another subject, are left out, and so is a fact
+        with a scored value whose partner has none.
     """
     by_subject: dict[str, list[Example]] = {}
     for fact in facts:
@@ -68,7 +69,7 @@ def swaps(facts: Sequence[Example]) -> list[Swap]:
     for number, subjects in enumerate(cuts):
         for tied in _tied([by_subject[s] for s in subjects]):
             values = [_value(e) for e in tied]
-            if len(set(values)) < len(values):
+            if len(set(values)) < len(values) or len({bool(e.value) for e in tied}) > 1:
                 continue
             for fact, other in zip(tied, [*tied[1:], tied[0]], strict=True):
                 found[fact.fact_id] = Swap(fact, other, str(number))
