@@ -51,6 +51,51 @@ def mmd2(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None) -> float:
     return float(within - 2 * kernel(x, y).mean())
 
 
+def relative_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|x - y| / |y| over the last axis; 0 where both are 0. [..., D] -> [...]"""
+    import numpy as np
+
+    far = np.linalg.norm(x.astype(np.float64) - y, axis=-1)
+    size = np.linalg.norm(y.astype(np.float64), axis=-1)
+    found: np.ndarray = far / np.maximum(size, np.finfo(np.float64).tiny)
+    return found
+
+
+def cosine_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 - cos(x, y) over the last axis; of a vector of length 0, which has no direction, 1. [..., D] -> [...]"""
+    import numpy as np
+
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    sizes = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    cosine = (x * y).sum(-1) / np.maximum(sizes, np.finfo(np.float64).tiny)
+    found: np.ndarray = 1 - np.clip(cosine, -1, 1)  # equal vectors are no less than 0 apart
+    return found
+
+
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Linear centred kernel alignment of two sets of representations of the same n rows. [n, D], [n, E].
+
+    |Y'X|^2 / (|X'X| |Y'Y|) with columns centred and Frobenius norms: 1 where one is the other up to rotation and scale.
+    It is biased upwards where n is small against D, so compare it at equal n alone.
+
+    Returns:
+        None where the rows of a set are all equal.
+
+    Source: Kornblith et al. 2019, arXiv 1905.00414 [recall].
+    """
+    import numpy as np
+
+    x, y = (v.astype(np.float64) - v.mean(0, dtype=np.float64) for v in (x, y))
+    if len(x) < min(x.shape[1], y.shape[1]):  # the same from the rows' products, which are smaller
+        kernels = x @ x.T, y @ y.T
+        across = float((kernels[0] * kernels[1]).sum())
+        sizes = [float(np.linalg.norm(k)) for k in kernels]
+    else:
+        across = float(np.linalg.norm(y.T @ x) ** 2)
+        sizes = [float(np.linalg.norm(v.T @ v)) for v in (x, y)]
+    return across / (sizes[0] * sizes[1]) if min(sizes) > 0 else None
+
+
 def classifier_accuracy(
     points: np.ndarray, labels: Sequence[int], groups: Sequence[str], folds: int = 5, seed: int = 0
 ) -> float | None:

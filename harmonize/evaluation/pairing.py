@@ -211,13 +211,15 @@ def _where(
 
 
 def counts(pairs: Iterable[Pair]) -> dict[tuple[str, str], Counter[str]]:
-    """By (role, plain, sampled or attacked): the number of pairs (`pairs`), of every kind, and of what is gone
-    (`gone KIND`).
+    """By (role, plain, sampled or attacked) of answers: their number (`pairs`), those of every kind, and of what is
+    gone (`gone KIND`).
     """
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for pair in pairs:
         attack = pair.a.get("attack")
-        if attack == LIKELIHOOD:
+        if (
+            attack == LIKELIHOOD or "verdict" not in pair.a
+        ):  # nothing was said: a probability, a part's figures
             continue
         how = _WAYS.get(str(attack), "attacked")
         row = found[str(pair.a.get("role")), how]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class Report:
         costs: Attack to what it declared (`declared`) and spent.
         rows: Figures of single rows, by part of the suite: figure -> row -> value. Without any text, so that a record
             of a reference model can be handed on.
+        curves: Figures over something, such as the layers of the model, by name (`curve`).
         failures: Part to the error that stopped it; the figures of the others are whole.
     """
 
@@ -33,6 +34,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
@@ -50,6 +52,18 @@ class Report:
         """
         lines = [json.dumps({**columns, **s}, ensure_ascii=False, allow_nan=False) for s in self.samples]
         return write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def curve(panel: str, x: str, y: str, points: Iterable[tuple[float, Metric]]) -> dict[str, Any]:
+    """A curve as `results.json` keeps it: `points` of x, value, interval and n, without those not measured.
+
+    Args:
+        panel: What it is drawn with; empty = it is not drawn.
+        x: What it runs over, such as `layer`. y: What is measured, such as `accuracy`.
+        points: (x, figure).
+    """
+    found = [[at, m.value, m.ci_low, m.ci_high, m.n] for at, m in points if m.value is not None]
+    return {"panel": panel, "x": x, "y": y, "points": found}
 
 
 def measured(metrics: Mapping[str, Metric]) -> dict[str, float]:

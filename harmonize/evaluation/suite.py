@@ -15,6 +15,7 @@ from harmonize.console import counted, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError, HarmonizeError
+from harmonize.evaluation.beside import Beside
 from harmonize.evaluation.intervals import cluster_interval
 from harmonize.evaluation.judge import CORRECT_RECALL
 from harmonize.evaluation.likelihood import Pair
@@ -40,9 +41,11 @@ class Part:
 
     Attributes:
         compares: Whether it reads the record of a reference model (`suite.reference`).
+        looks_at: Models beside the measured one that it looks into (`harmonize.evaluation.beside`).
     """
 
     compares: ClassVar[bool] = False
+    looks_at: ClassVar[tuple[str, ...]] = ()
 
     def problems(self, at: str) -> list[str]:
         """What is wrong with the settings, told while the configuration is checked.
@@ -109,6 +112,7 @@ class Scene:
         samples: Those of the five axes and of the parts before.
         metrics: The same of figures; what is there already needs no second name.
         progress: Called with (done, in all), if anybody looks.
+        beside: Other models by name, of those that the part looks at and that are there.
     """
 
     passes: Passes
@@ -123,6 +127,7 @@ class Scene:
     samples: Sequence[Mapping[str, Any]] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     progress: Progress | None = None
+    beside: Mapping[str, Beside] = field(default_factory=dict)
 
     @property
     def surface(self) -> Surface:
@@ -190,7 +195,7 @@ class Scene:
             DataError: A pair does not fit the model's context.
         """
         keys = [(tuple(p), tuple(t)) for p, t in pairs]
-        self._room(keys)
+        self.check_room(keys)
         new = [k for k in dict.fromkeys(keys) if k not in self.passes.rows]
         if new:
             model, adjust = self._scorer([p for p, _ in new])
@@ -201,7 +206,7 @@ class Scene:
     def shared(self, groups: Sequence[Group]) -> list[list[TokenRow]]:
         """As `rows`, for several targets of one prompt, which is read once. Raises the same."""
         plain = [(tuple(p), tuple(tuple(t) for t in targets)) for p, targets in groups]
-        self._room([(p, t) for p, targets in plain for t in targets])
+        self.check_room([(p, t) for p, targets in plain for t in targets])
         missing: dict[Ids, dict[Ids, None]] = {}
         for prompt, targets in plain:
             for target in targets:
@@ -289,7 +294,8 @@ class Scene:
             raise NotMeasured("this model shows no probabilities of single tokens")
         return speaking(prompts, scored=True)  # type: ignore[no-any-return]
 
-    def _room(self, keys: Sequence[tuple[Ids, Ids]]) -> None:
+    def check_room(self, keys: Sequence[tuple[Ids, Ids]]) -> None:
+        """Refuses pairs that the model cannot read. Raises DataError."""
         context = self.context
         longest = max((len(p) + len(t) for p, t in keys), default=0)
         if context is not None and longest > context:
@@ -307,6 +313,7 @@ def measure_parts(
     report: Report,
     *,
     references: Mapping[str, Series] | None = None,
+    beside: Mapping[str, Beside] | None = None,
     split: str = "test",
     seed: int = 0,
     instruction: str | None = None,
@@ -321,7 +328,7 @@ def measure_parts(
     Args:
         parts: By name. loaded: A `LoadedModel`, or any `Surface`.
         report: Of the five axes; it is added to, and returned.
-        references: Rows of the reference model, by part.
+        references: Rows of the reference model, by part. beside: Models that parts may look into, by name.
         split: On val no part is measured: what chooses is the five axes.
         progress: Show a bar for each part.
     """
@@ -349,6 +356,7 @@ def measure_parts(
                         tuple(report.samples),
                         report.metrics,
                         told,
+                        {n: b for n, b in (beside or {}).items() if n in part.looks_at},
                     )
                 )
             merge(report, found, name)
@@ -379,6 +387,7 @@ def merge(report: Report, found: Report, name: str) -> None:
     report.outcomes.update(found.outcomes)
     report.notes += found.notes
     report.rows.update(found.rows)
+    report.curves.update(found.curves)
 
 
 def _without(report: Report, part: Part, note: str) -> None:

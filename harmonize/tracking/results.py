@@ -23,6 +23,7 @@ RESULTS = "results.json"
 STATUS = "status.json"
 CONFIG = "config.yaml"
 SAMPLES = "samples.jsonl"
+CURVES = "curves"  # under `extra`: model -> curve -> panel, x and points of x, value, interval and n
 
 RUN_STATES = ("running", "done", "failed", "interrupted", "rejected")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
 from harmonize.data.example import Split
 from harmonize.errors import HarmonizeError, RunError
+from harmonize.evaluation.beside import Beside
 from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.prior import prior_strength, question_key, with_priors
 from harmonize.evaluation.questions import ask, heldout_facts, used_facts
@@ -32,6 +33,7 @@ from harmonize.evaluation.surface import as_surface, context_length
 from harmonize.models.load import LoadedModel
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.metric import Metric
+from harmonize.tracking.results import CURVES
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class Figures:
     outcomes: dict[str, dict[str, float]]
     notes: list[str]
     rows: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, report: Any) -> Figures:
+        """Those of a report."""
+        return cls(
+            dict(report.metrics),
+            dict(report.outcomes),
+            list(report.notes),
+            dict(report.rows),
+            dict(report.curves),
+        )
 
     def values(self) -> dict[str, float]:
         """Measured values by name."""
@@ -70,6 +84,16 @@ class Evaluations:
         self._keys = {name: part.check(corpus, cfg.suite) for name, part in self.parts.items()}
         given = cfg.suite.get("reference")
         self.references = read_reference(given, self.parts, self._keys) if given else {}
+        self.beside: dict[str, Beside] = {}
+
+    def stand_beside(self, name: str, digest: str, open_model: Callable[[], LoadedModel]) -> None:
+        """Lets parts look into another model, which is loaded when one asks for it.
+
+        Args:
+            name: `gold` or `target`. digest: Content of its weights.
+        """
+        if any(name in part.looks_at for part in self.parts.values()):
+            self.beside[name] = Beside(digest, open_model)
 
     def run(
         self,
@@ -104,6 +128,7 @@ class Evaluations:
             self.cfg.suite,
             report,
             references=self.references,
+            beside=self.beside,
             split=split,
             seed=seed,
             instruction=instruction,
@@ -149,13 +174,14 @@ class Evaluations:
         # seed 0: a seed moves nothing but the bootstrap, and all runs of a study share these figures
         report = self.run(loaded, split, instruction, axes, seed=0)
         raise_failures(report)  # half an evaluation is not remembered
-        figures = Figures(dict(report.metrics), dict(report.outcomes), list(report.notes), dict(report.rows))
+        figures = Figures.of(report)
         make_folder(self._folder)
         data = {
             "metrics": {k: m.to_dict() for k, m in figures.metrics.items()},
             "outcomes": figures.outcomes,
             "notes": figures.notes,
             **({ROWS: figures.rows} if figures.rows else {}),
+            **({CURVES: figures.curves} if figures.curves else {}),
         }
         write_text(path, json.dumps(data, indent=1))
         return figures
@@ -237,7 +263,18 @@ class Evaluations:
             [str(next(loaded.model.parameters()).device.type), str(loaded.model.dtype)],
             *([self._attacks] if self._attacks and axes is None else []),
             *([self._keys, self.references] if self.parts and axes is None else []),
+            *([{n: b.digest for n, b in self.beside.items()}] if self.beside and axes is None else []),
         ]
+
+
+def curves_beside(models: Mapping[str, Any]) -> dict[str, Any]:
+    """What `results.json` keeps of the curves of several models: `curves`, if there are any.
+
+    Args:
+        models: Figures or reports by name, or None.
+    """
+    found = {name: dict(each.curves) for name, each in models.items() if each is not None and each.curves}
+    return {CURVES: found} if found else {}
 
 
 def raise_failures(report: Any) -> None:
@@ -258,7 +295,7 @@ def _read(path: Path) -> Figures | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         metrics = {k: Metric.from_dict(m, f"{path}: {k}") for k, m in data["metrics"].items()}
-        return Figures(metrics, data["outcomes"], data["notes"], data.get(ROWS, {}))
+        return Figures(metrics, data["outcomes"], data["notes"], data.get(ROWS, {}), data.get(CURVES, {}))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):

@@ -10,12 +10,14 @@ import torch
 from omegaconf import OmegaConf
 
 from harmonize.console import say
+from harmonize.evaluation.beside import GOLD, TARGET
 from harmonize.evaluation.proof import proof_notes
+from harmonize.reporting.layer_curves import RESULT, write_curves
 from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import build_results
 from harmonize.tracking.run_folder import RunFolder
-from harmonize.unlearning.figures import Evaluations, raise_failures
+from harmonize.unlearning.figures import Evaluations, curves_beside, raise_failures
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.kept import check_vocabulary, kept_report
 from harmonize.unlearning.run import say_sensitive
@@ -48,9 +50,11 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         beside = load_target(cfg, corpus, cfg.model.gold) if cfg.model.gold else None
         if beside is not None:
             check_vocabulary(loaded, beside, "model.gold")
+            evaluations.stand_beside(GOLD, beside.digest, lambda: beside)
         before = load_target(cfg, corpus, cfg.target) if cfg.target else None
         if before is not None:
             check_vocabulary(loaded, before, "target")
+            evaluations.stand_beside(TARGET, before.digest, lambda: before)
         model = guarding.measured(loaded)
         instruction = instruction_of(cfg, corpus) if cfg.instructed else None
         untouched, priors = None, {}
@@ -82,15 +86,17 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             attack_costs=report.costs,
             prior_strength=by_prior,
             **evaluations.record(report),
+            **curves_beside({RESULT: report, TARGET: untouched, GOLD: gold}),
             data=corpus.digest,
             from_cache=kept is not None,
         )
         place.write_json("results.json", results.to_dict())
+        drawn = write_curves(results, folder)
         tracker = build_tracker(config, folder, job_type="evaluate")
         tracker.summary(report.metrics)
         lines = tracker.close()
         run_table(results)
-        for line in (f"Run: {folder}", *lines):
+        for line in (f"Run: {folder}", *(f"Wrote {path}" for path in drawn), *lines):
             say(line)
         say_sensitive(place)
         raise_failures(report)

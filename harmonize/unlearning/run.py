@@ -16,6 +16,7 @@ from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, digests
 from harmonize.data.responses import check_responses
 from harmonize.errors import DataError
+from harmonize.evaluation.beside import GOLD, TARGET
 from harmonize.evaluation.proof import proof_notes
 from harmonize.evaluation.stability import stability
 from harmonize.guards.guard import Guarded
@@ -26,13 +27,14 @@ from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
 from harmonize.objectives.weights import Weights
 from harmonize.reporting.card import model_card
+from harmonize.reporting.layer_curves import RESULT, write_curves
 from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
-from harmonize.unlearning.figures import Evaluations, Figures, raise_failures
+from harmonize.unlearning.figures import Evaluations, Figures, curves_beside, raise_failures
 from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.forward import named_blocks
@@ -164,17 +166,16 @@ class _Run:
                 self.finished["attack_costs"] = report.costs
                 self.finished["prior_strength"] = self.evaluations.by_prior(report, self.priors)
             report.write_samples(self.place.samples)
-            figures = Figures(
-                dict(report.metrics), dict(report.outcomes), list(report.notes), dict(report.rows)
-            )
+            figures = Figures.of(report)
             results = self._results(figures, beside, selection, parts)
             if cfg.save_model:
                 self._export(loaded, model, results)
             self.place.write_json("results.json", results.to_dict())
+            drawn = write_curves(results, self.place.path)
             tracker.summary(figures.metrics)
         finally:
             lines = tracker.close()
-        self._close(results, lines)
+        self._close(results, [*(f"Wrote {path}" for path in drawn), *lines])
         raise_failures(report)
         return figures.values()
 
@@ -185,6 +186,9 @@ class _Run:
 
     def _beside(self, loaded: LoadedModel) -> _Beside:
         """Figures of the models that the result is read against."""
+        cfg, corpus = self.cfg, self.corpus
+        start = {"load_in_4bit": cfg.peft.load_in_4bit}
+        self.evaluations.stand_beside(TARGET, loaded.digest, lambda: load_target(cfg, corpus, None, start))
         gold = self._gold()
         self.evaluations.refer_to(gold)
         target = self.evaluations.cached(loaded, "target", self.cfg.split, axes=self._axes)
@@ -280,6 +284,7 @@ class _Run:
             callbacks=parts.found,
             terms=weight_figures(self.terms, parts.weights),
             **self.evaluations.record(figures),
+            **curves_beside({RESULT: figures, TARGET: beside.target, GOLD: beside.gold}),
         )
 
     def _teacher_figures(self, loaded: LoadedModel) -> Figures | None:
@@ -310,6 +315,7 @@ class _Run:
         if not name:
             return None
         gold = load_target(self.cfg, self.corpus, name)
+        self.evaluations.stand_beside(GOLD, gold.digest, lambda: load_target(self.cfg, self.corpus, name))
         return self.evaluations.cached(gold, "gold model", self.cfg.split, axes=self._axes)
 
     def _close(self, results: Any, lines: list[str]) -> None:

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from harmonize.evaluation.distances import classifier_accuracy, median_distance, mmd2
+from harmonize.evaluation.distances import (
+    classifier_accuracy,
+    cosine_distance,
+    linear_cka,
+    median_distance,
+    mmd2,
+    relative_distance,
+)
 
 
 def test_median_distance_by_hand() -> None:
@@ -65,3 +72,24 @@ def test_too_few_groups_give_nothing() -> None:
     points = np.zeros((6, 2))
     assert classifier_accuracy(points, [0, 0, 0, 1, 1, 1], ["a", "a", "a", "b", "c", "d"]) is None
     assert classifier_accuracy(points, [0] * 6, list("abcdef")) is None
+
+
+def test_relative_and_cosine_distance_by_hand() -> None:
+    x, y = np.asarray([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]]), np.asarray([[0.0, 5.0], [0.0, 0.0], [2.0, 2.0]])
+    assert relative_distance(x, y) == pytest.approx([math.sqrt(10) / 5, 0, 0.5])
+    assert cosine_distance(x, y) == pytest.approx([1 - 0.8, 1, 0])
+    assert (relative_distance(x, x) == 0).all() and (cosine_distance(x, x) >= 0).all()
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_linear_cka_is_that_of_centred_kernels(n: int) -> None:
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(n, 8)), draw.normal(size=(n, 12))
+    y[:, :4] += x[:, :4]
+    middle = np.eye(n) - 1 / n
+    k, h = (middle @ v @ v.T @ middle for v in (x, y))
+    slow = np.trace(k @ h) / np.sqrt(np.trace(k @ k) * np.trace(h @ h))
+    assert linear_cka(x, y) == pytest.approx(slow, abs=1e-9)
+    turn = np.linalg.qr(draw.normal(size=(8, 8)))[0]
+    assert linear_cka(x, 3 * x @ turn + 7) == pytest.approx(1)
+    assert linear_cka(np.ones((n, 3)), x) is None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from harmonize.evaluation.prior import question_key
-from harmonize.evaluation.report import Report
+from harmonize.evaluation.report import Report, curve
+from harmonize.evaluation.suite import Part
 from harmonize.tracking.metric import Metric
-from harmonize.unlearning.figures import Evaluations
+from harmonize.unlearning.figures import Evaluations, curves_beside
 from tests.evaluation import worlds
 
 asked: list[dict[str, Any]] = []
@@ -119,3 +121,50 @@ def test_priors_are_the_log_probability_per_token_of_each_forget_answer(tmp_path
         for path in (tmp_path / "evaluations").iterdir()
         for word in ("forget0", "hat")
     ), "nothing of the data is told"
+
+
+@dataclass(frozen=True)
+class Looking(Part):
+    """Looks into gold."""
+
+    looks_at: ClassVar[tuple[str, ...]] = ("gold",)
+
+    def check(self, corpus: Any, suite: Any) -> str:
+        return "rows"
+
+    def measure(self, scene: Any) -> Report:
+        gold = scene.beside["gold"].look("states", lambda loaded: loaded)
+        return Report({}, curves={"c": curve("p", "layer", "y", [(0.0, Metric(float(gold), 1))])})
+
+
+def test_figures_depend_on_the_models_beside_and_keep_their_curves(evaluations: Any) -> None:
+    opened: list[float] = []
+
+    def looking(digest: str, value: float) -> Any:
+        made = evaluations()
+        made.parts, made._keys = {"p": Looking()}, {"p": "rows"}
+
+        def open_gold() -> float:
+            opened.append(value)
+            return value
+
+        made.stand_beside("gold", digest, open_gold)
+        made.stand_beside("target", "other", open_gold)  # nobody looks at it
+        assert set(made.beside) == {"gold"}
+        return made
+
+    first = looking("one", 0.25)
+    for each, value in (
+        (first, 0.25),
+        (first, 0.25),
+        (looking("one", 0.5), 0.25),
+        (looking("two", 0.5), 0.5),
+    ):
+        assert each.cached(MODEL, "target").curves["c"]["points"] == [[0.0, value, None, None, 1]]
+    assert opened == [0.25, 0.5]
+    first.run(MODEL, progress=False)
+    assert opened == [0.25, 0.5], "what was found in a model is kept"
+    assert evaluations().content(MODEL, "test") != first.content(MODEL, "test")
+    assert curves_beside({"result": first.cached(MODEL, "target"), "gold": None})["curves"].keys() == {
+        "result"
+    }

@@ -134,3 +134,59 @@ def test_unlearn_measures_target_and_result_with_the_parts(base: list[str], tmp_
     assert after["forget_extraction_strength"].n == before["forget_extraction_strength"].n > 0
     looks = run.results.extra["selection"]["looks"]
     assert looks and "forget_extraction_strength" not in json.dumps(looks), "val chooses by the axes"
+
+
+INSIDE = [
+    "suite=inside",
+    "suite.axes=[]",
+    "suite.parts.logit_lens.roles=[forget]",
+    "suite.parts.probes.layers=2",
+    "suite.parts.remind.draws=1",
+    "suite.parts.activation_distance.roles=[forget]",
+]
+
+
+def test_inside_looks_at_gold_and_target_and_draws_its_curves(
+    base: list[str], shared: Path, tmp_path: Path
+) -> None:
+    model = shared / "models" / "stories260k"
+    run = api.evaluate(*base, *INSIDE, f"model.gold={model}", f"target={model}", folder=tmp_path / "run")
+    assert (
+        run.metrics["forget_distance_to_gold"].value == 0.0 == run.metrics["forget_distance_to_target"].value
+    )
+    assert (
+        run.metrics["forget_distance_ratio"].value is None
+    )  # gold is the target: there is no distance to share
+    assert run.metrics["remind_gold_auc"].value == pytest.approx(0.5)
+    assert run.metrics["forget_lens_last"].value == run.results.gold_metrics["forget_lens_last"].value
+    curves = run.results.extra["curves"]
+    assert set(curves) == {"result", "target", "gold"}
+    assert [p[0] for p in curves["gold"]["forget_lens_probability"]["points"]] == [0, 1, 2, 3, 4, 5]
+    for name in ("curves.csv", "curves.png", "curves.svg"):
+        assert (tmp_path / "run" / name).stat().st_size > 1000
+    assert not {"output", "verdict"} & {key for s in run.samples() for key in s}, "nothing was said"
+    again = api.evaluate(*base, *INSIDE, f"model.gold={model}", f"target={model}", folder=tmp_path / "again")
+    assert again.results.extra["from_cache"] and again.results.extra["curves"] == curves
+    alone = api.evaluate(*base, *INSIDE, "model.gold=null", folder=tmp_path / "alone")
+    assert alone.metrics["forget_distance_to_gold"].value is None
+    assert any("no model to compare with" in note for note in alone.results.notes)
+
+
+def test_unlearn_looks_inside_before_and_after(base: list[str], shared: Path, tmp_path: Path) -> None:
+    training = [
+        "method=grad_diff",
+        "optimizer.lr=1e-3",
+        "sampler.rows={forget: 2, neighbor: 2, retain: 2}",
+        "dataset.prefill.mode=none",
+        "trainer.max_steps=2",
+        "trainer.val_check_interval=0",
+        "trainer.checkpoint_every=0",
+        "trainer.enable_progress_bar=false",
+        "teacher.report=false",
+        "save_model=false",
+    ]
+    run = api.unlearn(*base, *training, *INSIDE, folder=tmp_path / "run")
+    before, after = run.results.target_metrics, run.metrics
+    assert before["forget_distance_to_target"].value == 0.0 < after["forget_distance_to_target"].value
+    assert set(run.results.extra["curves"]) == {"result", "target"}
+    assert (tmp_path / "run" / "curves.svg").exists()

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmonize.data.corpus import Corpus
-from harmonize.data.example import ROLES, Example, Role, Split
-from harmonize.errors import did_you_mean
-from harmonize.evaluation.parts.rows import content_key, limited
+from harmonize.data.example import Role
+from harmonize.evaluation.parts.rows import content_key, role_problems, shown_facts
 from harmonize.evaluation.questions import ask
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.scores.memorization import (
@@ -21,7 +20,6 @@ from harmonize.evaluation.scores.memorization import (
 from harmonize.evaluation.suite import Part, Scene
 
 _NAMES = ("answer_probability", "exact_memorization", "extraction_strength")
-_TRAINED_ROLES = tuple(str(r) for r in ROLES if r != Role.GENERAL)
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,7 @@ class Memorization(Part):
 
     def problems(self, at: str) -> list[str]:
         """Roles with answers, and ranks from 1 on."""
-        found = [
-            f"{at}.roles: unknown role '{r}'. {did_you_mean(str(r), _TRAINED_ROLES)} For example {at}.roles=[forget]."
-            for r in self.roles
-            if r not in _TRAINED_ROLES
-        ]
+        found = role_problems(f"{at}.roles", self.roles)
         wrong = [k for k in self.top if not isinstance(k, int) or k < 1]
         if wrong:
             found.append(f"{at}.top: {wrong[0]} is no number of tokens. For example {at}.top=[1,5,20].")
@@ -64,13 +58,13 @@ class Memorization(Part):
 
     def check(self, corpus: Corpus, suite: Any) -> str:
         """The facts of the roles."""
-        return content_key(*(e for role in self.roles for e in self._facts(corpus, suite, role)))
+        return content_key(*(e for role in self.roles for e in shown_facts(corpus, suite, role)))
 
     def measure(self, scene: Scene) -> Report:
         """One forward per batch of answers."""
         report = Report({})
         for role in self.roles:
-            facts = self._facts(scene.corpus, scene.suite, role)
+            facts = shown_facts(scene.corpus, scene.suite, role)
             told = scene.instruction
             questions = ask(facts, scene.split, scene.renderer, told, scene.instruct_roles)
             pairs = [
@@ -106,7 +100,3 @@ class Memorization(Part):
                     )
                 )
         return report
-
-    def _facts(self, corpus: Corpus, suite: Any, role: str) -> list[Example]:
-        split = Split.TRAIN if role == Role.FORGET else Split.TEST
-        return limited(corpus.facts(role, split), suite.max_examples, lambda e: e.fact_id)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from harmonize.data.corpus import content_hash
-from harmonize.data.example import Example
+from harmonize.data.corpus import Corpus, content_hash
+from harmonize.data.example import ROLES, Example, Role, Split
 from harmonize.data.prefill import unit_hash
 from harmonize.data.records import Passage, Record
-from harmonize.errors import DataError, HarmonizeError
+from harmonize.errors import DataError, HarmonizeError, did_you_mean
 
 T = TypeVar("T")
+ANSWERED = tuple(str(r) for r in ROLES if r != Role.GENERAL)
+"""Roles whose examples have an answer of their own to score."""
 
 
 def content_key(*rows: object) -> str:
@@ -27,6 +29,25 @@ def limited(rows: Sequence[T], limit: int | None, name: Callable[[T], str]) -> l
         return list(rows)
     chosen = {name(r) for r in sorted(rows, key=lambda r: (unit_hash("evaluated", name(r)), name(r)))[:limit]}
     return [r for r in rows if name(r) in chosen]
+
+
+def role_problems(at: str, roles: Iterable[str]) -> list[str]:
+    """Roles with answers.
+
+    Args:
+        at: Such as `suite.parts.memorization.roles`.
+    """
+    return [
+        f"{at}: unknown role '{r}'. {did_you_mean(str(r), ANSWERED)} For example {at}=[forget]."
+        for r in roles
+        if r not in ANSWERED
+    ]
+
+
+def shown_facts(corpus: Corpus, suite: Any, role: str) -> list[Example]:
+    """Forget facts that unlearning is shown; of the other roles facts of held-out subjects."""
+    split = Split.TRAIN if role == Role.FORGET else Split.TEST
+    return limited(corpus.facts(role, split), suite.max_examples, lambda e: e.fact_id)
 
 
 def root_problems(at: str, root: str | None, what: str, instead: str = "") -> list[str]:

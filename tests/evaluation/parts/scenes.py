@@ -46,7 +46,7 @@ def measure(part: Part, loaded: Any, corpus: Any = None, name: str = "part", **s
     """One part's report; an error of it is raised."""
     reference = settings.pop("reference", None)
     samples = settings.pop("samples", ())
-    told = settings.pop("instruction", None)
+    told, beside = settings.pop("instruction", None), settings.pop("beside", None)
     corpus = corpus or worlds.corpus()
     suite = worlds.suite(**settings)
     part.check(corpus, suite)
@@ -57,6 +57,7 @@ def measure(part: Part, loaded: Any, corpus: Any = None, name: str = "part", **s
         suite,
         Report({}, list(samples)),
         references={name: reference} if reference else None,
+        beside=beside,
         instruction=told,
         instruct_roles=("forget",),
     )
