@@ -21,6 +21,7 @@ from harmonize.models.cache import FP16_LIMIT, HiddenCache, LiveTeacher, Teacher
 from harmonize.models.generate import Progress, greedy
 from harmonize.models.head import Head, answer_hidden, evaluating, output_layer
 from harmonize.models.lora import adapters_off, has_adapters
+from harmonize.models.prefix import SharedPrefix, alike
 from harmonize.models.store import (
     RAM_BYTES,
     CorruptFolder,
@@ -31,7 +32,7 @@ from harmonize.models.store import (
 )
 
 FORMAT = (
-    "teacher-2"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
+    "teacher-3"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
 )
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 _log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def build_teacher_cache(
     batch_size: int = 64,
     progress: Progress | None = None,
     context: Context | None = None,
+    share_prefix: bool = True,
 ) -> TeacherCache:
     """The teacher's responses and logits, read from `cache_dir/teacher` if they are there, computed otherwise.
 
@@ -90,6 +92,7 @@ def build_teacher_cache(
         batch_size: Rows per forward pass; not part of the key.
         progress: Called with (done, total), first over the teacher's own responses, then over all requests.
         context: Makes a context around every teacher forward; None switches adapters off.
+        share_prefix: Read what prompts begin with alike once for all of them (`harmonize.models.prefix`).
 
     Raises:
         ModelError: Hidden states that fp16 cannot hold.
@@ -101,7 +104,7 @@ def build_teacher_cache(
         raise ValueError("two teacher requests have the same example_id")
     if mode not in ("hidden", "topk", "none"):
         raise ValueError(f"unknown cache mode {mode!r}")
-    teacher = _Teacher(model, context or (lambda: adapters_off(model)), pad_id, batch_size)
+    teacher = _Teacher(model, context or (lambda: adapters_off(model)), pad_id, batch_size, share_prefix)
     if mode == "none":
         frozen = _live_head(teacher, head)
         complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
@@ -149,9 +152,13 @@ def build_teacher_cache(
 class _Teacher:
     """A model run as the teacher: in eval mode, without gradients, in its context; counts forward passes."""
 
-    def __init__(self, model: nn.Module, context: Context, pad_id: int, batch_size: int) -> None:
+    def __init__(
+        self, model: nn.Module, context: Context, pad_id: int, batch_size: int, share: bool = True
+    ) -> None:
         self.model, self.context, self.pad_id, self.batch_size = model, context, pad_id, batch_size
+        self.share = share
         self.forwards = 0
+        self._prefix = SharedPrefix()
 
     @contextlib.contextmanager
     def running(self) -> Any:
@@ -177,23 +184,34 @@ class _Teacher:
 
     def batches(self, requests: Sequence[TeacherRequest], done: Progress | None = None) -> Any:
         """Yields (numbers of the requests, their hidden states) batch by batch, longest first."""
-        lengths = [len(r.prompt) + len(r.target or ()) for r in requests]
-        order = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
         device = next(self.model.parameters()).device
-        for start in range(0, len(order), self.batch_size):
-            which = order[start : start + self.batch_size]
-            rows = [
-                Row(
-                    requests[i].example_id, requests[i].role, "", requests[i].prompt, requests[i].target or ()
-                )
-                for i in which
-            ]  # already sorted, so the batch keeps this order
-            batch = collate(rows, self.pad_id)
-            with self.running():
-                states = to_fp16(answer_hidden(self.model, batch.to(device)))
-            yield which, states.split([len(r.target) for r in rows])
-            if done is not None:
-                done(start + len(which), len(order))
+        done_rows = 0
+        for shared, members in self._groups(requests):
+            order = sorted(
+                members, key=lambda i: (-len(requests[i].prompt) - len(requests[i].target or ()), i)
+            )
+            for start in range(0, len(order), self.batch_size):
+                which = order[start : start + self.batch_size]
+                asked = [requests[i] for i in which]
+                rows = [Row(r.example_id, r.role, "", r.prompt[shared:], r.target or ()) for r in asked]
+                batch = collate(rows, self.pad_id)  # already sorted, so the batch keeps this order
+                with self.running():
+                    past = self._prefix.keys_of(self.model, asked[0].prompt[:shared], len(rows))
+                    states = to_fp16(answer_hidden(self.model, batch.to(device), past=past))
+                yield which, states.split([len(r.target) for r in rows])
+                done_rows += len(which)
+                if done is not None:
+                    done(done_rows, len(requests))
+
+    def _groups(self, requests: Sequence[TeacherRequest]) -> list[tuple[int, list[int]]]:
+        """(tokens that are read once, numbers of the requests); all together where the model cannot share."""
+        groups = alike([r.prompt for r in requests]) if self.share else [(0, list(range(len(requests))))]
+        with self.running():
+            for shared, members in groups:
+                first = requests[members[0]].prompt[:shared]
+                if shared and self._prefix.keys_of(self.model, first, 1) is None:
+                    return [(0, list(range(len(requests))))]
+        return groups
 
 
 def _with_targets(

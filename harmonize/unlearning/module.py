@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from torch.nn import Module, Parameter
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
+from harmonize.models.compiling import PAD_TO, CompiledBlocks
 from harmonize.models.head import Head, evaluating
 from harmonize.models.lora import is_adapter
 from harmonize.unlearning.controllers import Controller
@@ -70,6 +72,8 @@ class UnlearningModule(L.LightningModule):
         weigh: Gives the rows of a step their weights; None = as they are.
         cosines_every: Steps between logs of the cosines between the terms' gradients; 0 = never. Such a step costs a
             backward pass per (term, role) more, and one gradient of memory each.
+        max_tokens: Tokens of a micro-batch at most, padding included; None = no limit.
+        compile_blocks: Run the student's blocks compiled while it trains.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class UnlearningModule(L.LightningModule):
         n_vocab: int | None = None,
         weigh: Weigh | None = None,
         cosines_every: int = 0,
+        max_tokens: int | None = None,
+        compile_blocks: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -113,6 +119,10 @@ class UnlearningModule(L.LightningModule):
             weights=weights,
         )
         self._log, self._log_every, self._cosines_every = log, log_every, cosines_every
+        self._max_tokens, self._pad_to = max_tokens, PAD_TO if compile_blocks else 1
+        self._compiled: AbstractContextManager[None] = nullcontext()
+        if compile_blocks:
+            self._compiled = CompiledBlocks(student, dynamic=True)
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self.trainable = [p for p in student.parameters() if p.requires_grad]
 
@@ -137,6 +147,10 @@ class UnlearningModule(L.LightningModule):
         Raises:
             TrainingError: A term's loss, or the gradient, is not finite; nothing was updated.
         """
+        with self._compiled:
+            self._step(step)
+
+    def _step(self, step: StepData) -> None:
         torch.manual_seed(int(content_hash(self.seed, "dropout", step.step)[:15], 16))
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
@@ -144,7 +158,7 @@ class UnlearningModule(L.LightningModule):
         if self._parts.weigh is not None:
             rows = self._parts.weigh(self.student, self._parts.forward.head, rows, step.step)
         rows = self._parts.forward.place(rows)
-        batches = micro_batches(rows, self.accumulate, self.pad_id)
+        batches = micro_batches(rows, self.accumulate, self.pad_id, self._max_tokens, self._pad_to)
         total = self._reduce(denominators(self.terms, batches))
         weights = self.controller.weights({t.name: t.weight for t in self.terms}, step.step)
         raw: dict[tuple[str, str], Tensor] = {}
