@@ -7,6 +7,7 @@ chunked heads; none of them serves a loss on raw logits at selected ids).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,17 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[An
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def fp32_by_default() -> Iterator[None]:
+    """New tensors are fp32 inside. Lightning makes them bf16 around a step of `bf16-true`, sums of losses included."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def rows_per_chunk(vocabulary: int, chunk_bytes: int = CHUNK_BYTES) -> int:

@@ -20,6 +20,7 @@ from harmonize.errors import TrainingError
 from harmonize.models.compiling import PAD_TO, CompiledBlocks
 from harmonize.models.head import Head, evaluating
 from harmonize.models.lora import is_adapter
+from harmonize.models.products import fp32_by_default
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
@@ -147,7 +148,7 @@ class UnlearningModule(L.LightningModule):
         Raises:
             TrainingError: A term's loss, or the gradient, is not finite; nothing was updated.
         """
-        with self._compiled:
+        with self._compiled, fp32_by_default():
             self._step(step)
 
     def _step(self, step: StepData) -> None:
@@ -173,15 +174,18 @@ class UnlearningModule(L.LightningModule):
                 raw[key] = raw.get(key, 0.0) + value.detach()
             self._timer.tokens += int(batch.attention_mask.sum())
         figures = self._parts.combiner.finish(tools)
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
-        if not math.isfinite(float(norm)) or not all(math.isfinite(float(v)) for v in raw.values()):
+        scale = self._gradient_scale()
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable, (self.clip or math.inf) * (scale or 1.0))
+        # a scaler that overflowed leaves this step out by itself, and tries a smaller scale
+        sound = scale is not None or math.isfinite(float(norm))
+        if not sound or not all(math.isfinite(float(v)) for v in raw.values()):
             self._refuse(raw, batches, total, step.step)
         figures |= self._parts.combiner.take(tools)
         schedule: Any = self.lr_schedulers()
         schedule.step()
         values = self._reduce({key: float(v) for key, v in raw.items()})
         self.controller.update(values, step.step)
-        self._report(values, weights, float(norm), optimizer, step.step)
+        self._report(values, weights, float(norm) / (scale or 1.0), optimizer, step.step)
         more = figures if self._due(step.step) else {}
         if apart:
             more = {**more, **self._cosines(apart)}
@@ -275,6 +279,11 @@ class UnlearningModule(L.LightningModule):
 
     def _world(self) -> int:
         return int(self.trainer.world_size)
+
+    def _gradient_scale(self) -> float | None:
+        """What `trainer.precision=16-mixed` multiplies gradients by; None in other precisions."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return None if scaler is None else float(scaler.get_scale())
 
     def _reduce(self, total: Denominators) -> Denominators:
         """Sums denominators or losses over ranks."""
