@@ -157,7 +157,8 @@ def _s1(place: Place, name: str, work: Work, lora: bool) -> Iterator[dict[str, A
         model = add_lora(model, place.dtype)
     if place.dtype != torch.float32:
         for row in _agree(place, model, rows, work, shape.vocabulary):
-            yield {**row, "within": row.pop("ok"), **about}
+            row["within"] = row.pop("ok")
+            yield {**row, **about}
     teacher = make_teacher(model, requests_of(rows, work.prefix, shape.vocabulary))
     model.train()
     optimizer = adamw(trained(model), place)
