@@ -8,15 +8,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harmonize.data.batch import Batch, Row, collate
-from harmonize.models.cache import TeacherCache
+from harmonize.models import teacher as teacher_module
+from harmonize.models.cache import HiddenCache, TeacherCache
 from harmonize.models.head import Head
-from harmonize.models.lora import apply_peft, has_adapters
+from harmonize.models.lora import adapters_off, apply_peft, has_adapters
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.objectives.distill import pull, push
 from harmonize.objectives.likelihood import cross_entropy
@@ -153,12 +155,13 @@ def make_teacher(
     mode: str = "hidden",
     share: bool = True,
     batch: int = 64,
+    head: Head | None = None,
 ) -> TeacherCache:
     """The teacher of these rows, through the builder that runs use; its folder is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         return build_teacher_cache(
             model,
-            Head.of(model),
+            head or Head.of(model),
             requests,
             digest="benchmark",
             renderer_digest="benchmark",
@@ -172,6 +175,29 @@ def make_teacher(
             batch_size=batch,
             share_prefix=share,
         )
+
+
+def unrounded_teachers(
+    model: nn.Module, requests: Sequence[TeacherRequest], k: int = 64
+) -> dict[str, TeacherCache]:
+    """Teachers with and without a shared beginning whose states no fp16 has rounded, over the same ids.
+
+    Rounding to fp16 makes steps of the differences between two ways of one sum, and near the end of a list such a step
+    changes which ids are in it. What the ways themselves differ by shows without either.
+    """
+    ordered = sorted(requests, key=lambda r: r.example_id)
+    targets = {r.example_id: r.target or () for r in ordered}
+    head = Head.of(model).frozen(clone=True)
+    found: dict[str, TeacherCache] = {}
+    ids: Tensor | None = None
+    with mock.patch.object(teacher_module, "to_fp16", Tensor.float):
+        for name, share in (("live", False), ("live, shared prefix", True)):
+            asked = teacher_module.FrozenTeacher(model, lambda: adapters_off(model), PAD, 64, share)
+            states = torch.cat(asked.hidden(ordered))
+            with torch.no_grad():
+                ids = head.canonical_top(states, k)[0] if ids is None else ids
+                found[name] = HiddenCache(head, targets, states, ids, head.at(states, ids))
+    return found
 
 
 def bidirectional(k: int = 16) -> list[Term]:
@@ -276,10 +302,11 @@ def role_means(log_probs: Tensor, batch: Batch) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def stock_loss(model: Any, rows: Sequence[Row], device: torch.device) -> Tensor:
+def stock_loss(model: Any, rows: Sequence[Row], device: torch.device, mask: bool = True) -> Tensor:
     """Supervised loss as transformers computes it: `labels=`, logits at every position, one mean over all answers."""
     batch, labels = batch_of(rows, device)
-    loss: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss
+    seen = batch.attention_mask if mask else None
+    loss: Tensor = model(input_ids=batch.input_ids, attention_mask=seen, labels=labels).loss
     return loss
 
 

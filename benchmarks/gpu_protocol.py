@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import cProfile
 import gc
 import json
 import platform
+import pstats
 import subprocess
 import sys
 import time
@@ -50,13 +52,16 @@ from benchmarks.arms import (
     requests_of,
     stock_loss,
     supervised,
+    unrounded_teachers,
 )
 from benchmarks.measure import Peak, Step, interleaved, parity, quartiles, ratio, timed
 from harmonize.data.batch import Row, collate
 from harmonize.models.head import Head, answer_hidden
+from harmonize.models.teacher import TeacherRequest
 
 PEAK_TFLOPS = 790.0  # dense bf16 of an H100 or H200 in a large product
 FP16 = 2e-3  # parity of an arm that reads states which a cache rounded
+TWO_WAYS = 1e-4  # parity of two kernels' fp32 attention, behind which differences of logits are taken
 
 
 @dataclass
@@ -83,6 +88,10 @@ class Place:
         """Seconds left for the section."""
         return max(1.0, self.until - time.perf_counter())
 
+    def share(self, parts: int) -> float:
+        """Seconds for the timed steps of the next of so many equal parts of the section."""
+        return 0.7 * self.left / parts
+
     def free(self) -> None:
         """Gives memory of what is gone back to the device."""
         gc.collect()
@@ -102,9 +111,10 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 def s1_full(place: Place) -> Iterator[dict[str, Any]]:
     """1B, all weights: ours cached, supervised (ours, and plain with all answer logits at once), stock `labels=`."""
-    for answers in (0.25, 0.1, 0.5):
-        yield from _s1(place, "1b", place.work(rows=8, length=1024, answers=answers), lora=False)
-    yield from _s1(place, "1b", place.work(rows=32, length=256, answers=0.25), lora=False)
+    shapes = [(8, 1024, 0.25), (8, 1024, 0.1), (8, 1024, 0.5), (32, 256, 0.25)]
+    for number, (rows, length, answers) in enumerate(shapes):
+        work = place.work(rows=rows, length=length, answers=answers)
+        yield from _s1(place, "1b", work, lora=False, parts=len(shapes) - number)
 
 
 def s1_lora(place: Place) -> Iterator[dict[str, Any]]:
@@ -132,16 +142,22 @@ def _agree(
     def supervised_loss() -> Tensor:
         return sft.loss(same)
 
-    for what, a, b in (
-        ("supervised / stock", supervised_loss, lambda: stock_loss(model, same, place.device)),
+    def stock(mask: bool = True) -> Tensor:
+        return stock_loss(model, same, place.device, mask)
+
+    arms = [
+        ("supervised / stock", supervised_loss, stock),
         ("supervised / answer-only", supervised_loss, lambda: answer_only_loss(model, same, place.device)),
         ("sparse / dense head", lambda: ours.loss(rows, dense=False), lambda: ours.loss(rows, dense=True)),
-    ):
+    ]
+    if dtype != torch.float32:  # how far the choice of an attention kernel alone moves the peers' own way
+        arms.append(("stock without a mask / stock", lambda: stock(False), stock))
+    for what, a, b in arms:
         yield {"parity": what, **parity(a, b, parameters, dtype)}
         place.free()
 
 
-def _s1(place: Place, name: str, work: Work, lora: bool) -> Iterator[dict[str, Any]]:
+def _s1(place: Place, name: str, work: Work, lora: bool, parts: int = 1) -> Iterator[dict[str, Any]]:
     shape = place.shape(name)
     rows = make_rows(work, shape.vocabulary)
     about = facts(place, shape, rows, work, lora)
@@ -174,7 +190,7 @@ def _s1(place: Place, name: str, work: Work, lora: bool) -> Iterator[dict[str, A
         "supervised": sft.step(same, place.dtype),
         **{n: plain_step(loss, trained(model), optimizer) for n, loss in losses.items()},
     }
-    found = interleaved(arms, place.device, place.pairs, seconds=place.left / (4 if not lora else 2))
+    found = interleaved(arms, place.device, place.pairs, seconds=place.share(parts))
     batch = collate(rows, PAD)
     work_of = {"bidirectional": "cached", "supervised": "answers", "answer-only": "answers", "stock": "stock"}
     for other in ("supervised", "answer-only", "stock"):
@@ -238,12 +254,12 @@ def compiled(place: Place) -> Iterator[dict[str, Any]]:
 
 def s2(place: Place) -> Iterator[dict[str, Any]]:
     """1B: a live teacher that reads the instruction in every row, one that reads it once, and the cache."""
-    for lora in (False, True):
-        for prefix in (128, 512) if not lora else (128,):
-            yield from _s2(place, prefix, lora)
+    cases = [(128, False), (512, False), (128, True)]
+    for number, (prefix, lora) in enumerate(cases):
+        yield from _s2(place, prefix, lora, len(cases) - number)
 
 
-def _s2(place: Place, prefix: int, lora: bool) -> Iterator[dict[str, Any]]:
+def _s2(place: Place, prefix: int, lora: bool, parts: int) -> Iterator[dict[str, Any]]:
     shape, work = place.shape("1b"), place.work(rows=16, length=256, prefix=prefix)
     rows = make_rows(work, shape.vocabulary)
     requests = requests_of(rows, work.prefix, shape.vocabulary)
@@ -258,22 +274,13 @@ def _s2(place: Place, prefix: int, lora: bool) -> Iterator[dict[str, Any]]:
         model.train()
         return {n: Bench(model, bidirectional(), optimizer, teacher=t) for n, t in teachers.items()}
 
-    small = shallow(place, shape, lora)
-    made = arms_of(small, None)
-    for a, b in (("live, shared prefix", "live"), ("cached", "live")):
-
-        def first(arm: Bench = made[a]) -> Tensor:
-            return arm.loss(rows)
-
-        def second(arm: Bench = made[b]) -> Tensor:
-            return arm.loss(rows)
-
-        check = parity(first, second, trained(small), limit=FP16)
-        yield {"parity": f"{a} / {b}", **check, **about, "dtype": "float32", "layers": 2}
-        if not check["ok"]:
-            return
-    del small, made
+    agreed = True
+    for row in _same_teachers(place, shallow(place, shape, lora), rows, requests, arms_of):
+        agreed &= row.get("ok", True)
+        yield {**row, **about, "dtype": "float32", "layers": 2}
     place.free()
+    if not agreed:
+        return
     model = build_model(shape, place.device, place.dtype)
     if lora:
         model = add_lora(model, place.dtype)
@@ -285,7 +292,7 @@ def _s2(place: Place, prefix: int, lora: bool) -> Iterator[dict[str, Any]]:
     # a live teacher keeps what it said of the same rows; every step here is to ask it again
     for name in ("live", "live, shared prefix"):
         steps[name] = _asked_again(arms[name]._parts.forward.teacher, steps[name])
-    times = interleaved(steps, place.device, place.pairs, seconds=place.left / 3)
+    times = interleaved(steps, place.device, place.pairs, seconds=place.share(parts))
     tokens = collate(rows, PAD).input_ids.numel()
     again = (tokens + work.prefix * len(rows)) / tokens
     for name in ("live", "live, shared prefix", "cached"):
@@ -294,6 +301,45 @@ def _s2(place: Place, prefix: int, lora: bool) -> Iterator[dict[str, Any]]:
         batch = collate(rows, PAD)
         predicted = flops(shape, batch, kind, lora, share) / flops(shape, batch, "answers", lora)
         yield {**ratio(times, name, "supervised"), "predicted": round(predicted, 4), **about}
+
+
+def _same_teachers(
+    place: Place,
+    model: Any,
+    rows: list[Row],
+    requests: list[TeacherRequest],
+    arms_of: Callable[[Any, Any], dict[str, Bench]],
+) -> Iterator[dict[str, Any]]:
+    """Parity of both ways to ask, without the rounding to fp16; and what the rounding does, which is no parity."""
+    exact = unrounded_teachers(model, requests)
+    made = arms_of(model, None)
+    a, b = "live, shared prefix", "live"
+    unrounded = {n: Bench(model, bidirectional(), None, teacher=t) for n, t in exact.items()}
+    check = parity(
+        lambda: unrounded[a].loss(rows), lambda: unrounded[b].loss(rows), trained(model), limit=TWO_WAYS
+    )
+    index = torch.arange(exact[b].positions, device=place.device)
+    check["states"] = _apart(exact[a].hidden(index), exact[b].hidden(index))
+    check["ok"] &= check["states"] <= TWO_WAYS
+    yield {"parity": f"{a} / {b}", **check}
+    for a in ("live, shared prefix", "cached"):
+
+        def first(arm: Bench = made[a]) -> Tensor:
+            return arm.loss(rows)
+
+        found = parity(first, lambda: made[b].loss(rows), trained(model))
+        lists = [made[n]._parts.forward.teacher.top(index, 16)[0].sort(1).values for n in (a, b)]
+        yield {
+            "rounded to fp16": f"{a} / {b}",
+            "loss": found["loss"],
+            "gradient": found["gradient"],
+            "lists that differ": round(float((lists[0] != lists[1]).any(1).float().mean()), 5),
+        }
+
+
+def _apart(first: Tensor, second: Tensor) -> float:
+    """Relative distance of two tensors."""
+    return float((first - second).norm() / second.norm())
 
 
 def _asked_again(teacher: Any, step: Step) -> Step:
@@ -306,12 +352,14 @@ def _asked_again(teacher: Any, step: Step) -> Step:
 
 def c1(place: Place) -> Iterator[dict[str, Any]]:
     """Building the cache, against a pure forward pass of the body over the same teacher tokens."""
-    for share in (0.25, 0.5, 1.0):
+    shares = (0.25, 0.5, 1.0)
+    for number, share in enumerate(shares):
         length = 24 if place.tiny else 512
         prefix = 40 if place.tiny else round(share * length)
         shape = place.shape("1b")
-        work = Work(8 if place.tiny else 64, length, 0.25, prefix)
+        work = Work(8 if place.tiny else 128, length, 0.25, prefix)
         model = build_model(shape, place.device, place.dtype).eval()
+        head = Head.of(model)
         rows = make_rows(work, shape.vocabulary)
         requests = requests_of(rows, prefix, shape.vocabulary)
         asked = sorted(requests, key=lambda r: -len(r.prompt) - len(r.target or ()))
@@ -324,17 +372,48 @@ def c1(place: Place) -> Iterator[dict[str, Any]]:
                 for batch in batches:
                     model.model(input_ids=batch.to(place.device).input_ids, use_cache=False)
 
+        def build(share: bool, model: Any = model, r: Any = requests, n: int = size, h: Head = head) -> None:
+            make_teacher(model, r, share=share, batch=n, head=h)
+
         arms: dict[str, Step] = {
-            "build": lambda m=model, r=requests, s=size: void(make_teacher(m, r, share=False, batch=s)),
-            "build, shared prefix": lambda m=model, r=requests, s=size: void(make_teacher(m, r, batch=s)),
+            "build": lambda f=build: f(False),
+            "build, shared prefix": lambda f=build: f(True),
             "forward": forward,
         }
-        times = interleaved(arms, place.device, 5 if place.tiny else 10, warmup=2, seconds=place.left / 4)
+        pairs = 5 if place.tiny else 8
+        parts = len(shares) - number
+        times = interleaved(arms, place.device, pairs, warmup=1, seconds=place.share(parts))
         about = facts(place, shape, rows, work, False)
+        batch = collate(rows, PAD)
+        tokens = sum(b.input_ids.numel() for b in batches)
+        top = 2.0 * shape.vocabulary * shape.hidden * batch.labels.numel() / (2.0 * shape.body)
         for arm in ("build", "build, shared prefix"):
-            yield {**ratio(times, arm, "forward"), **about}
+            read = tokens if arm == "build" else tokens - prefix * (len(rows) - 1)
+            yield {**ratio(times, arm, "forward"), "predicted": round((read + top) / tokens, 4), **about}
+        if share == 0.5:
+            yield {"where a build goes": where(arms["build, shared prefix"], place.device), **about}
         del model, arms
         place.free()
+
+
+def where(step: Step, device: torch.device, most: int = 25) -> list[dict[str, Any]]:
+    """Wall milliseconds of the package's functions and of long built-in ones in one call, callees included.
+
+    On a GPU a function that waits for the device is charged with what the device still had to do.
+    """
+    profiler = cProfile.Profile()
+    profiler.enable()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    profiler.disable()
+    found = []
+    for (file, line, name), (_, calls, own, whole, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        ours = "harmonize" in file
+        if ours or own > 1e-3:
+            shown = f"{Path(file).name}:{line} {name}" if line else name
+            found.append({"name": shown[:80], "calls": calls, "ms": round(1e3 * (whole if ours else own), 2)})
+    return sorted(found, key=lambda f: -float(str(f["ms"])))[:most]
 
 
 def v1(place: Place) -> Iterator[dict[str, Any]]:
@@ -442,6 +521,9 @@ def s4(place: Place) -> Iterator[dict[str, Any]]:
     rows = peers.two_roles(make_rows(work, shape.vocabulary))
     small = shallow(place, shape)
     untouched = copy.deepcopy(small).eval().requires_grad_(False)
+    # where the student is the reference, UNDIAL's gradient is the difference of two nearly equal distributions, and a
+    # reference rounded to fp16 shows in all of it
+    moved(small)
     for method in peers.METHODS:
         about = {"method": method, **facts(place, shape, rows, work, False)}
         check = _same_method(place, method, small, untouched, rows)
@@ -453,7 +535,7 @@ def s4(place: Place) -> Iterator[dict[str, Any]]:
     model = build_model(shape, place.device, place.dtype)
     theirs = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = adamw(trained(model), place)
-    for method in peers.METHODS:
+    for number, method in enumerate(peers.METHODS):
         about = {"method": method, **facts(place, shape, rows, work, False)}
         module = peers.our_module(method, theirs, model, rows, optimizer)
 
@@ -464,8 +546,18 @@ def s4(place: Place) -> Iterator[dict[str, Any]]:
             "cached reference": module.step(rows, place.dtype),
             "live reference": plain_step(peer, trained(model), optimizer),
         }
-        times = interleaved(arms, place.device, place.pairs, seconds=place.left / 4)
+        parts = len(peers.METHODS) - number
+        times = interleaved(arms, place.device, place.pairs, seconds=place.share(parts))
         yield {**ratio(times, "cached reference", "live reference"), **about}
+
+
+@torch.no_grad()
+def moved(model: nn.Module, share: float = 0.3) -> None:
+    """Moves every weight matrix by noise of this share of its own deviation."""
+    torch.manual_seed(2)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.add_(torch.randn_like(weight), alpha=share * float(weight.std()))
 
 
 def _same_method(place: Place, method: str, model: Any, untouched: Any, rows: list[Row]) -> dict[str, Any]:
@@ -512,15 +604,15 @@ def profile(place: Place) -> Iterator[dict[str, Any]]:
 
 # name to what it runs and the seconds it is given when all run
 SECTIONS: Mapping[str, tuple[Callable[[Place], Iterator[dict[str, Any]]], float]] = {
-    "s1": (s1_full, 120),
-    "profile": (profile, 15),
-    "s2": (s2, 55),
-    "s4": (s4, 45),
-    "v1": (v1, 35),
-    "s1lora": (s1_lora, 45),
-    "c1": (c1, 25),
-    "s3": (s3, 40),
-    "compiled": (compiled, 60),
+    "s1": (s1_full, 115),
+    "profile": (profile, 4),
+    "s2": (s2, 45),
+    "s4": (s4, 35),
+    "v1": (v1, 12),
+    "c1": (c1, 40),
+    "compiled": (compiled, 28),
+    "s1lora": (s1_lora, 55),
+    "s3": (s3, 37),
 }
 
 

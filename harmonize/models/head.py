@@ -25,6 +25,7 @@ from harmonize.models.products import (
     linear,
     product,
     rows_per_chunk,
+    topk,
 )
 
 _DENSE_VOCABULARY = 4096  # below this one dense product is cheaper than any selection
@@ -164,7 +165,7 @@ class Head:
 
     def top_ids(self, logits: Tensor, k: int) -> Tensor:
         """Ids of the k largest valid logits. [A, V] -> [A, k]; tie order is the backend's."""
-        return torch.topk(self._valid(logits), k, dim=1).indices
+        return topk(self._valid(logits), k)
 
     def canonical_top(self, hidden: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Top k as (ids, values), ties broken by id, without gradient: what a teacher cache stores."""
@@ -207,11 +208,7 @@ class Head:
             raw = product(h, self.weight)
             if self.bias is not None:
                 raw += self.bias
-            top = (
-                torch.topk(self._valid(raw if self.scale > 0 else -raw), k, dim=1).indices
-                if k
-                else wanted[:, :0]
-            )
+            top = topk(self._valid(raw if self.scale > 0 else -raw), k) if k else wanted[:, :0]
             tops.append(top)
             values.append(raw.gather(1, torch.cat([top, wanted], 1)))
         return torch.cat(tops), torch.cat(values)

@@ -58,6 +58,25 @@ def test_selection_equals_dense_autograd(gpu, monkeypatch, dtype, more, trained)
         near(sparse, dense, TOLERANCE[dtype])
 
 
+def test_both_ways_of_the_weights_gradient_agree(gpu, monkeypatch) -> None:
+    torch.manual_seed(4)
+    weight = torch.randn(900, 16, device=gpu, dtype=torch.bfloat16)
+    hidden = torch.randn(30, 16, device=gpu, dtype=torch.bfloat16)
+    ids = torch.randint(0, 900, (30, 8), device=gpu)
+    ids[:, 1] = ids[:, 0]  # met twice: both count
+    grad = torch.randn(30, 8, device=gpu)
+    dense = torch.zeros(30, 900, device=gpu).scatter_add_(1, ids, grad)
+    expected = dense.t() @ hidden.float()
+    monkeypatch.setattr(products, "_by_product", lambda *_: False)
+    found = [products._weight_gradient(grad, hidden, weight, ids)]
+    for size in (products.CHUNK_BYTES, 7 * 900) if gpu.type == "cuda" else (products.CHUNK_BYTES,):
+        monkeypatch.setattr(products, "CHUNK_BYTES", size)
+        found.append(products._weight_gradient_by_product(grad, hidden, weight, ids))
+    for gradient in found:
+        assert gradient.dtype == torch.bfloat16
+        assert (gradient.float() - expected).norm() < 6e-3 * expected.norm()
+
+
 @DTYPES
 def test_values_are_not_rounded_to_bf16(gpu, dtype) -> None:
     hidden, head = head_of(gpu, dtype)
