@@ -27,9 +27,12 @@ from harmonize.unlearning.optimizers import build_optimizer
 from tests.models.tiny import some_rows, tiny
 from tests.unlearning.small import small_run
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning"
-)  # torch.compile imports old parts of torch
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch.compile imports old parts of torch
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute:UserWarning"
+    ),  # and looks at states that have none
+]
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 WORK = Work(8, 48, 0.4, prefix=40)
@@ -218,6 +221,8 @@ CASES = [("npo", name) for name in RUNS] + [("grad_diff_kl", "bf16-mixed"), ("rm
 
 @pytest.mark.parametrize(("method", "name"), CASES)
 def test_a_small_model_trains(gpu, shared, tmp_path, name, method) -> None:
+    if name == "16-mixed" and gpu.type != "cuda":
+        pytest.skip("refused on a processor")
     place = ("trainer.accelerator=gpu", "model.device=cuda") if gpu.type == "cuda" else ()
     run = small_run(shared, tmp_path, f"method={method}", *place, *RUNS[name])
     assert any(not torch.equal(v, run.trained[n].to(v.device, v.dtype)) for n, v in run.start.items())
