@@ -17,6 +17,7 @@ from benchmarks.arms import (
 )
 from harmonize.cli import main
 from harmonize.config.schema.groups import ModelConfig
+from harmonize.data import sandbox
 from harmonize.data.batch import collate
 from harmonize.errors import ModelError
 from harmonize.models.head import Head, answer_hidden
@@ -237,6 +238,8 @@ def test_a_small_model_trains(gpu, shared, tmp_path, name, method) -> None:
 def test_a_whole_run(gpu, tmp_path, monkeypatch, capsys, more) -> None:
     """Target, gold, teacher, training, evaluation and export of the sandbox, all on the GPU."""
     monkeypatch.chdir(tmp_path)
+    short = {**sandbox.recipe("sandbox_easy"), "steps": 300}  # how well it learns is not the question here
+    monkeypatch.setattr(sandbox, "recipe", lambda _: short)
     place = "trainer=gpu" if gpu.type == "cuda" else "trainer=cpu"
     options = ["dataset=sandbox_easy", "method=bidirectional", place, "debug=fast", "trainer.max_steps=20"]
     options += [
