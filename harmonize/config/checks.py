@@ -299,6 +299,8 @@ def _trainer(cfg: Any) -> list[str]:
         problems += share(f"trainer.{key}", t[key])
     if t.gradient_clip_val is not None:
         problems += positive("trainer.gradient_clip_val", t.gradient_clip_val)
+    if t.max_tokens_per_batch is not None:
+        problems += at_least("trainer.max_tokens_per_batch", t.max_tokens_per_batch, 1)
     if t.num_threads is not None:
         problems += at_least("trainer.num_threads", t.num_threads, 1)
     if t.early_stop_patience and not t.val_check_interval:

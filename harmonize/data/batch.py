@@ -68,6 +68,7 @@ class Batch:
         role_id: [B] index into `ROLES`; view_id: [B] index into `VIEWS`; response_id: [B] into `RESPONSES`.
         weight: [B]; pair_id: [B].
         example_id, subject_id, request_id: B strings.
+        right_padded: Whether every row starts in column 0: then a causal model needs no mask, and no position numbers.
         extra: Columns that the core does not know, passed through.
     """
 
@@ -88,6 +89,7 @@ class Batch:
     example_id: list[str]
     subject_id: list[str]
     request_id: list[str]
+    right_padded: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -164,6 +166,7 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
         example_id=[r.example_id for r in ordered],
         subject_id=[r.subject for r in ordered],
         request_id=[r.request_id for r in ordered],
+        right_padded=side == "right",
     )
 
 

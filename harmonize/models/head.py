@@ -25,6 +25,7 @@ from harmonize.models.products import (
     linear,
     product,
     rows_per_chunk,
+    topk,
 )
 
 _DENSE_VOCABULARY = 4096  # below this one dense product is cheaper than any selection
@@ -164,7 +165,7 @@ class Head:
 
     def top_ids(self, logits: Tensor, k: int) -> Tensor:
         """Ids of the k largest valid logits. [A, V] -> [A, k]; tie order is the backend's."""
-        return torch.topk(self._valid(logits), k, dim=1).indices
+        return topk(self._valid(logits), k)
 
     def canonical_top(self, hidden: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Top k as (ids, values), ties broken by id, without gradient: what a teacher cache stores."""
@@ -207,11 +208,7 @@ class Head:
             raw = product(h, self.weight)
             if self.bias is not None:
                 raw += self.bias
-            top = (
-                torch.topk(self._valid(raw if self.scale > 0 else -raw), k, dim=1).indices
-                if k
-                else wanted[:, :0]
-            )
+            top = topk(self._valid(raw if self.scale > 0 else -raw), k) if k else wanted[:, :0]
             tops.append(top)
             values.append(raw.gather(1, torch.cat([top, wanted], 1)))
         return torch.cat(tops), torch.cat(values)
@@ -291,7 +288,7 @@ class evaluating:
             module.training = True
 
 
-def answer_hidden(model: nn.Module, batch: Batch, layer: nn.Module | None = None) -> Tensor:
+def answer_hidden(model: nn.Module, batch: Batch, layer: nn.Module | None = None, past: Any = None) -> Tensor:
     """Final hidden states at the answer positions, from one call of the model. -> [A, H] in the model's dtype.
 
     The model's own forward runs (also through DDP or peft wrappers); just before its output layer the answer
@@ -301,17 +298,22 @@ def answer_hidden(model: nn.Module, batch: Batch, layer: nn.Module | None = None
         model: A causal LM, possibly wrapped.
         batch: Rows of any padding; see `harmonize.data.batch.Batch`.
         layer: The output layer, where the wrapper hides it. None looks it up.
+        past: Keys and values of what every row begins with (`SharedPrefix`); the batch holds the rest, right-padded.
     """
-    return answer_states(model, batch, (), layer)[0]
+    return answer_states(model, batch, (), layer, past)[0]
 
 
 def answer_states(
-    model: nn.Module, batch: Batch, blocks: Sequence[int] = (), layer: nn.Module | None = None
+    model: nn.Module,
+    batch: Batch,
+    blocks: Sequence[int] = (),
+    layer: nn.Module | None = None,
+    past: Any = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """`answer_hidden`, and the hidden states after some blocks at the same positions, all from one call.
 
     Args:
-        model, batch, layer: As in `answer_hidden`.
+        model, batch, layer, past: As in `answer_hidden`.
         blocks: Numbers of blocks, counted from 0 (`block_number`).
 
     Returns:
@@ -340,16 +342,28 @@ def answer_states(
         modules = blocks_of(model)
         handles += [modules[b].register_forward_hook(keep(b)) for b in blocks]
     try:
-        model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        )
+        model(**model_inputs(batch, past), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     return found[0], inner
+
+
+def model_inputs(batch: Batch, past: Any = None) -> dict[str, Any]:
+    """What a model is called with for a batch.
+
+    A right-padded batch goes without a mask: no column sees one to its right, so padding reaches no answer position,
+    and attention keeps the kernels that take no mask (flash).
+    """
+    if past is not None:
+        return {"input_ids": batch.input_ids, "past_key_values": past}
+    if batch.right_padded:
+        return {"input_ids": batch.input_ids}
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": batch.position_ids,
+    }
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,24 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harmonize.data.batch import Row, collate
+from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ModelError, RunError
 from harmonize.models.cache import FP16_LIMIT, HiddenCache, LiveTeacher, TeacherCache, TopKCache
+from harmonize.models.filling import fill_teacher
 from harmonize.models.generate import Progress, greedy
 from harmonize.models.head import Head, answer_hidden, evaluating, output_layer
 from harmonize.models.lora import adapters_off, has_adapters
+from harmonize.models.prefix import SharedPrefix, alike
 from harmonize.models.store import (
     RAM_BYTES,
     CorruptFolder,
-    open_array,
     read_folder,
     remove_folder,
     write_folder,
 )
 
 FORMAT = (
-    "teacher-2"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
+    "teacher-3"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
 )
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 _log = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ def build_teacher_cache(
     batch_size: int = 64,
     progress: Progress | None = None,
     context: Context | None = None,
+    share_prefix: bool = True,
 ) -> TeacherCache:
     """The teacher's responses and logits, read from `cache_dir/teacher` if they are there, computed otherwise.
 
@@ -90,6 +94,7 @@ def build_teacher_cache(
         batch_size: Rows per forward pass; not part of the key.
         progress: Called with (done, total), first over the teacher's own responses, then over all requests.
         context: Makes a context around every teacher forward; None switches adapters off.
+        share_prefix: Read what prompts begin with alike once for all of them (`harmonize.models.prefix`).
 
     Raises:
         ModelError: Hidden states that fp16 cannot hold.
@@ -101,14 +106,13 @@ def build_teacher_cache(
         raise ValueError("two teacher requests have the same example_id")
     if mode not in ("hidden", "topk", "none"):
         raise ValueError(f"unknown cache mode {mode!r}")
-    teacher = _Teacher(model, context or (lambda: adapters_off(model)), pad_id, batch_size)
+    teacher = FrozenTeacher(model, context or (lambda: adapters_off(model)), pad_id, batch_size, share_prefix)
     if mode == "none":
         frozen = _live_head(teacher, head)
         complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
-        targets = {r.example_id: r.target or () for r in complete}
         return LiveTeacher(
             frozen,
-            targets,
+            {r.example_id: r.target or () for r in complete},
             lambda which: teacher.hidden([complete[i] for i in which]),
             lambda: teacher.forwards,
         )
@@ -116,42 +120,54 @@ def build_teacher_cache(
     frozen = head.frozen(clone=head.weight.requires_grad)
     generation = [sorted(stop_ids), end_id, max_new_tokens] if any(r.target is None for r in ordered) else []
     numerics, shape = model_numerics(model, head)
-    asked = [(r.example_id, r.prompt, r.target) for r in ordered]
+    asked = [
+        (r.example_id, _ids_hash(r.prompt), None if r.target is None else _ids_hash(r.target))
+        for r in ordered
+    ]
     key = content_hash(FORMAT, mode, kept, digest, renderer_digest, numerics, shape, generation, asked)
     folder = Path(cache_dir) / "teacher" / key[:32]
 
+    device = head.weight.device
+    tensors: dict[str, Tensor] = {}
+    targets: dict[str, tuple[int, ...]] = {}
+
     def fill(work: Path) -> None:
         complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
-        _fill(work, teacher, frozen, complete, mode, kept, progress)
+        targets.update((r.example_id, r.target or ()) for r in complete)
+        tensors.update(fill_teacher(work, teacher, frozen, complete, mode, kept, progress))
 
     arrays = read_arrays(folder, key)
     if arrays is None:
         write_folder(folder, key, fill)
-        arrays = read_arrays(folder, key)
+        arrays = {} if tensors else read_arrays(folder, key)  # small ones are still here
     if arrays is None:
         raise RunError(
             f"The teacher cache {folder} was damaged while it was being written. Start the run again."
         )
-    ends = arrays["offsets"].tolist()
-    ids = arrays["targets"].tolist()
-    targets = {r.example_id: tuple(ids[a:b]) for r, a, b in zip(ordered, ends, ends[1:], strict=False)}
-    device = head.weight.device
-    small = sum(a.nbytes for a in arrays.values()) <= RAM_BYTES
-    tensors = {
-        name: tensor.to(device) if small else tensor
-        for name in ("hidden", "top_ids", "top_values")
-        if name in arrays and (tensor := torch.from_numpy(arrays[name])) is not None
-    }
+    if arrays:
+        ends = arrays["offsets"].tolist()
+        ids = arrays["targets"].tolist()
+        targets = {r.example_id: tuple(ids[a:b]) for r, a, b in zip(ordered, ends, ends[1:], strict=False)}
+        small = sum(a.nbytes for a in arrays.values()) <= RAM_BYTES
+        tensors = {
+            name: tensor.to(device) if small else tensor
+            for name in ("hidden", "top_ids", "top_values")
+            if name in arrays and (tensor := torch.from_numpy(arrays[name])) is not None
+        }
     kind = HiddenCache if mode == "hidden" else TopKCache
     return kind(frozen, targets, **tensors, path=folder, forwards=teacher.forwards)
 
 
-class _Teacher:
+class FrozenTeacher:
     """A model run as the teacher: in eval mode, without gradients, in its context; counts forward passes."""
 
-    def __init__(self, model: nn.Module, context: Context, pad_id: int, batch_size: int) -> None:
+    def __init__(
+        self, model: nn.Module, context: Context, pad_id: int, batch_size: int, share: bool = True
+    ) -> None:
         self.model, self.context, self.pad_id, self.batch_size = model, context, pad_id, batch_size
+        self.share = share
         self.forwards = 0
+        self._prefix = SharedPrefix()
 
     @contextlib.contextmanager
     def running(self) -> Any:
@@ -177,27 +193,46 @@ class _Teacher:
 
     def batches(self, requests: Sequence[TeacherRequest], done: Progress | None = None) -> Any:
         """Yields (numbers of the requests, their hidden states) batch by batch, longest first."""
-        lengths = [len(r.prompt) + len(r.target or ()) for r in requests]
-        order = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
         device = next(self.model.parameters()).device
-        for start in range(0, len(order), self.batch_size):
-            which = order[start : start + self.batch_size]
-            rows = [
-                Row(
-                    requests[i].example_id, requests[i].role, "", requests[i].prompt, requests[i].target or ()
-                )
-                for i in which
-            ]  # already sorted, so the batch keeps this order
-            batch = collate(rows, self.pad_id)
+        done_rows = 0
+        plan = self._plan(requests)
+        following = next(plan, None)
+        while following is not None:
+            shared, which, rows, batch = following
             with self.running():
-                states = to_fp16(answer_hidden(self.model, batch.to(device)))
+                past = self._prefix.keys_of(self.model, requests[which[0]].prompt[:shared], len(rows))
+                states = answer_hidden(self.model, batch.to(device), past=past)
+                following = next(plan, None)  # on a GPU while it computes
+                states = to_fp16(states)
             yield which, states.split([len(r.target) for r in rows])
+            done_rows += len(which)
             if done is not None:
-                done(start + len(which), len(order))
+                done(done_rows, len(requests))
+
+    def _plan(self, requests: Sequence[TeacherRequest]) -> Iterator[tuple[int, list[int], list[Row], Batch]]:
+        for shared, members in self._groups(requests):
+            order = sorted(
+                members, key=lambda i: (-len(requests[i].prompt) - len(requests[i].target or ()), i)
+            )
+            for start in range(0, len(order), self.batch_size):
+                which = order[start : start + self.batch_size]
+                asked = [requests[i] for i in which]
+                rows = [Row(r.example_id, r.role, "", r.prompt[shared:], r.target or ()) for r in asked]
+                yield shared, which, rows, collate(rows, self.pad_id)  # sorted, so the batch keeps this order
+
+    def _groups(self, requests: Sequence[TeacherRequest]) -> list[tuple[int, list[int]]]:
+        """(tokens that are read once, numbers of the requests); all together where the model cannot share."""
+        groups = alike([r.prompt for r in requests]) if self.share else [(0, list(range(len(requests))))]
+        with self.running():
+            for shared, members in groups:
+                first = requests[members[0]].prompt[:shared]
+                if shared and self._prefix.keys_of(self.model, first, 1) is None:
+                    return [(0, list(range(len(requests))))]
+        return groups
 
 
 def _with_targets(
-    teacher: _Teacher,
+    teacher: FrozenTeacher,
     requests: Sequence[TeacherRequest],
     end_id: int,
     stop_ids: Collection[int],
@@ -225,36 +260,8 @@ def _with_targets(
     return complete
 
 
-def _fill(
-    work: Path,
-    teacher: _Teacher,
-    head: Head,
-    requests: Sequence[TeacherRequest],
-    mode: str,
-    kept: int,
-    progress: Progress | None,
-) -> None:
-    ends = np.cumsum([0, *(len(r.target or ()) for r in requests)]).astype(np.int64)
-    np.save(work / "offsets.npy", ends)
-    np.save(work / "targets.npy", np.array([i for r in requests for i in r.target or ()], dtype=np.int32))
-    total = int(ends[-1])
-    top_ids = open_array(work, "top_ids", (total, kept), np.int32)
-    top_values = open_array(work, "top_values", (total, kept), np.float32)
-    hidden = (
-        open_array(work, "hidden", (total, head.weight.shape[1]), np.float16) if mode == "hidden" else None
-    )
-
-    for which, states in teacher.batches(requests, progress):
-        flat = torch.cat(states)
-        ids, values = head.canonical_top(flat, kept)
-        place = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in which])
-        top_ids[place] = ids.to(torch.int32).cpu().numpy()
-        top_values[place] = values.cpu().numpy()
-        if hidden is not None:
-            hidden[place] = flat.cpu().numpy()
-    for array in (top_ids, top_values, hidden):
-        if array is not None:
-            array.flush()
+def _ids_hash(ids: Sequence[int]) -> str:
+    return hashlib.sha256(array("q", ids).tobytes()).hexdigest()
 
 
 def read_arrays(folder: Path, key: str) -> dict[str, np.ndarray] | None:
@@ -269,7 +276,7 @@ def read_arrays(folder: Path, key: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _live_head(teacher: _Teacher, head: Head) -> Head:
+def _live_head(teacher: FrozenTeacher, head: Head) -> Head:
     """Head of a live teacher. Weights that will be trained are copied whole, adapters and frozen models are shared."""
     model = teacher.model
     if has_adapters(model) or not any(p.requires_grad for p in model.parameters()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from torch.nn import Module, Parameter
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
+from harmonize.models.compiling import PAD_TO, CompiledBlocks
 from harmonize.models.head import Head, evaluating
 from harmonize.models.lora import is_adapter
+from harmonize.models.products import fp32_by_default
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
@@ -70,6 +73,8 @@ class UnlearningModule(L.LightningModule):
         weigh: Gives the rows of a step their weights; None = as they are.
         cosines_every: Steps between logs of the cosines between the terms' gradients; 0 = never. Such a step costs a
             backward pass per (term, role) more, and one gradient of memory each.
+        max_tokens: Tokens of a micro-batch at most, padding included; None = no limit.
+        compile_blocks: Run the student's blocks compiled while it trains.
     """
 
     def __init__(
@@ -94,6 +99,8 @@ class UnlearningModule(L.LightningModule):
         n_vocab: int | None = None,
         weigh: Weigh | None = None,
         cosines_every: int = 0,
+        max_tokens: int | None = None,
+        compile_blocks: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -113,6 +120,10 @@ class UnlearningModule(L.LightningModule):
             weights=weights,
         )
         self._log, self._log_every, self._cosines_every = log, log_every, cosines_every
+        self._max_tokens, self._pad_to = max_tokens, PAD_TO if compile_blocks else 1
+        self._compiled: AbstractContextManager[None] = nullcontext()
+        if compile_blocks:
+            self._compiled = CompiledBlocks(student, dynamic=True)
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self.trainable = [p for p in student.parameters() if p.requires_grad]
 
@@ -137,6 +148,10 @@ class UnlearningModule(L.LightningModule):
         Raises:
             TrainingError: A term's loss, or the gradient, is not finite; nothing was updated.
         """
+        with self._compiled, fp32_by_default():
+            self._step(step)
+
+    def _step(self, step: StepData) -> None:
         torch.manual_seed(int(content_hash(self.seed, "dropout", step.step)[:15], 16))
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
@@ -144,7 +159,7 @@ class UnlearningModule(L.LightningModule):
         if self._parts.weigh is not None:
             rows = self._parts.weigh(self.student, self._parts.forward.head, rows, step.step)
         rows = self._parts.forward.place(rows)
-        batches = micro_batches(rows, self.accumulate, self.pad_id)
+        batches = micro_batches(rows, self.accumulate, self.pad_id, self._max_tokens, self._pad_to)
         total = self._reduce(denominators(self.terms, batches))
         weights = self.controller.weights({t.name: t.weight for t in self.terms}, step.step)
         raw: dict[tuple[str, str], Tensor] = {}
@@ -159,15 +174,18 @@ class UnlearningModule(L.LightningModule):
                 raw[key] = raw.get(key, 0.0) + value.detach()
             self._timer.tokens += int(batch.attention_mask.sum())
         figures = self._parts.combiner.finish(tools)
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
-        if not math.isfinite(float(norm)) or not all(math.isfinite(float(v)) for v in raw.values()):
+        scale = self._gradient_scale()
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable, (self.clip or math.inf) * (scale or 1.0))
+        # a scaler that overflowed leaves this step out by itself, and tries a smaller scale
+        sound = scale is not None or math.isfinite(float(norm))
+        if not sound or not all(math.isfinite(float(v)) for v in raw.values()):
             self._refuse(raw, batches, total, step.step)
         figures |= self._parts.combiner.take(tools)
         schedule: Any = self.lr_schedulers()
         schedule.step()
         values = self._reduce({key: float(v) for key, v in raw.items()})
         self.controller.update(values, step.step)
-        self._report(values, weights, float(norm), optimizer, step.step)
+        self._report(values, weights, float(norm) / (scale or 1.0), optimizer, step.step)
         more = figures if self._due(step.step) else {}
         if apart:
             more = {**more, **self._cosines(apart)}
@@ -261,6 +279,11 @@ class UnlearningModule(L.LightningModule):
 
     def _world(self) -> int:
         return int(self.trainer.world_size)
+
+    def _gradient_scale(self) -> float | None:
+        """What `trainer.precision=16-mixed` multiplies gradients by; None in other precisions."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return None if scaler is None else float(scaler.get_scale())
 
     def _reduce(self, total: Denominators) -> Denominators:
         """Sums denominators or losses over ranks."""

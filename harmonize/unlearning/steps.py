@@ -60,8 +60,42 @@ class StepLoader(IterableDataset[StepData], Generic[T]):
             step += 1
 
 
-def micro_batches(rows: Sequence[Row], parts: int, pad_id: int) -> list[Batch]:
-    """Rows of one step as at most `parts` padded batches of neighbouring lengths; companions stay together."""
+def micro_batches(
+    rows: Sequence[Row], parts: int, pad_id: int, tokens: int | None = None, pad_to: int = 1
+) -> list[Batch]:
+    """Rows of one step as padded batches of neighbouring lengths; companions stay together.
+
+    How a step is cut does not change what it learns: losses are means over the whole step.
+
+    Args:
+        rows: Of the step.
+        parts: Batches at most.
+        pad_id: Fills padded columns.
+        tokens: Tokens of a batch at most, padding included, in as many batches as that takes; None = no limit. A row
+            (with its companions) that is longer is a batch by itself.
+        pad_to: Widths are multiples of this.
+    """
     ordered = sorted(rows, key=lambda r: -max((r.length, *(c.length for c in r.companions))))
     size = -(-len(ordered) // max(1, parts))
-    return [collate(flatten(ordered[i : i + size]), pad_id) for i in range(0, len(ordered), size)]
+    groups = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    if tokens is not None:
+        groups = [part for group in groups for part in _within(group, tokens, pad_to)]
+    return [collate(flatten(group), pad_id, pad_to=pad_to) for group in groups]
+
+
+def _within(ordered: Sequence[Row], tokens: int, pad_to: int) -> Iterator[list[Row]]:
+    """Rows, longest first, cut where the next one would be too much."""
+    part: list[Row] = []
+    width = count = 0
+    for row in ordered:
+        members = 1 + len(row.companions)
+        if part and (count + members) * width > tokens:
+            yield part
+            part, count = [], 0
+        if not part:
+            width = max((row.length, *(c.length for c in row.companions)))
+            width = -(-width // pad_to) * pad_to
+        part.append(row)
+        count += members
+    if part:
+        yield part

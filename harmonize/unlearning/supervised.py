@@ -15,6 +15,7 @@ from harmonize.unlearning.controllers import Fixed
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.gradient import Sum
 from harmonize.unlearning.module import UnlearningModule
+from harmonize.unlearning.optimizers import build_optimizer
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.terms import Term
 
@@ -74,7 +75,7 @@ def learn(
     module = UnlearningModule(
         loaded.model,
         [Term("cross_entropy", cross_entropy, 1.0, {ROLE: 1.0})],
-        optimizer=lambda parameters: call(optimizer, params=parameters, allow=allow),
+        optimizer=lambda parameters: build_optimizer(optimizer, parameters, allow),
         scheduler=lambda o: call(scheduler, optimizer=o, total_steps=settings.max_steps, allow=allow),
         combiner=Sum(),
         controller=Fixed(),
@@ -82,6 +83,8 @@ def learn(
         seed=seed,
         accumulate=settings.accumulate_grad_batches,
         clip=settings.gradient_clip_val,
+        max_tokens=settings.max_tokens_per_batch,
+        compile_blocks=settings.compile,
         log=log,
         log_every=settings.log_every_n_steps,
         n_vocab=len(loaded.tokenizer),

@@ -21,6 +21,7 @@ from harmonize.statistics import Statistics
 from harmonize.unlearning.callbacks import ValAxes
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.module import Log, UnlearningModule
+from harmonize.unlearning.optimizers import build_optimizer
 from harmonize.unlearning.probes import Probe
 from harmonize.unlearning.setup import plain_config
 from harmonize.unlearning.steps import StepLoader
@@ -157,7 +158,7 @@ def train(
     module = UnlearningModule(
         loaded.model,
         parts.terms,
-        optimizer=lambda parameters: call(cfg.optimizer, params=parameters, allow=cfg.allow, skip=("name",)),
+        optimizer=lambda parameters: build_optimizer(cfg.optimizer, parameters, cfg.allow),
         scheduler=lambda o: call(
             cfg.scheduler, optimizer=o, total_steps=settings.max_steps, allow=cfg.allow, skip=("name",)
         ),
@@ -170,6 +171,8 @@ def train(
         weights=parts.weights,
         accumulate=settings.accumulate_grad_batches,
         clip=settings.gradient_clip_val,
+        max_tokens=settings.max_tokens_per_batch,
+        compile_blocks=settings.compile,
         log=log,
         log_every=settings.log_every_n_steps,
         n_vocab=len(loaded.tokenizer),

@@ -234,14 +234,15 @@ def test_a_failure_while_filling_leaves_nothing(tmp_path: Path, monkeypatch) -> 
 
 
 def test_another_process_was_first(tmp_path: Path, monkeypatch) -> None:
-    model, real = tiny("llama"), teacher_module._fill
+    model, real = tiny("llama"), teacher_module.fill_teacher
 
-    def slow_fill(*arguments) -> None:
-        real(*arguments)
-        monkeypatch.setattr(teacher_module, "_fill", real)
+    def slow_fill(*arguments):
+        found = real(*arguments)
+        monkeypatch.setattr(teacher_module, "fill_teacher", real)
         build(model, tmp_path)
+        return found
 
-    monkeypatch.setattr(teacher_module, "_fill", slow_fill)
+    monkeypatch.setattr(teacher_module, "fill_teacher", slow_fill)
     cache = build(model, tmp_path)
     assert [p.name for p in cache.path.parent.iterdir()] == [cache.path.name]
     assert build(model, tmp_path).forwards == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harmonize.errors import RunError
@@ -54,6 +54,7 @@ results_objects = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the strategy is large, not the test
 @given(results_objects)
 def test_round_trip(results: Results) -> None:
     text = json.dumps(results.to_dict(), allow_nan=False)

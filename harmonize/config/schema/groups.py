@@ -233,6 +233,9 @@ class TrainerConfig:
     """`trainer`: Lightning's names.
 
     max_steps: Optimizer steps. accumulate_grad_batches: Micro-batches per step.
+    max_tokens_per_batch: Tokens of a micro-batch at most, padding included: a step is cut into as many as that takes,
+        which changes memory and not what is learned. null = no limit.
+    compile: Run the model's blocks through torch.compile in training. Pays on a GPU after a few minutes of training.
     val_check_interval: Steps between looks at the val axes (0 = never).
     early_stop_patience: Looks without improvement before stopping (0 = never).
     neighbor_floor, utility_floor: Keep-best considers only states with at least this share of the
@@ -244,6 +247,8 @@ class TrainerConfig:
 
     max_steps: int = 400
     accumulate_grad_batches: int = 1
+    max_tokens_per_batch: int | None = None
+    compile: bool = False
     gradient_clip_val: float | None = 1.0
     precision: str = "32-true"
     accelerator: str = "auto"

@@ -1,0 +1,112 @@
+"""Prompts that begin alike are read once: keys and values of a common beginning, shared by every row that follows it.
+
+Saves (n - 1) P of n (P + T) tokens for n rows with P common ones: the instruction of a teacher, few-shot examples.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from harmonize.models.head import output_layer, unwrapped
+
+LEAST = 32  # common tokens from which sharing pays for its own forward pass
+_KEPT = 4  # beginnings whose keys and values are kept
+
+
+def alike(prompts: Sequence[Sequence[int]], least: int = LEAST) -> list[tuple[int, list[int]]]:
+    """Groups of prompts that share their first tokens.
+
+    Args:
+        prompts: Token ids. At least one token of each stays outside the shared part, to predict from.
+        least: Shortest beginning worth sharing.
+
+    Returns:
+        (shared tokens, numbers of the prompts) of each group, together all prompts once; 0 shared tokens for those
+        that no other prompt begins like.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (tuple(prompts[i]), i))
+    groups: list[tuple[int, list[int]]] = []
+    alone: list[int] = []
+    run: list[int] = []
+    length = 0
+    for number in order:
+        common = _common(prompts[run[-1]], prompts[number]) if run else 0
+        if len(run) < 2:
+            length = common
+        # joining makes the others read again what they have in common beyond this
+        if common >= least and (len(run) - 1) * (length - common) <= common:
+            length = min(length, common)
+            run.append(number)
+            continue
+        _close(run, length, groups, alone)
+        run = [number]
+    _close(run, length, groups, alone)
+    if alone:
+        groups.append((0, sorted(alone)))
+    return groups
+
+
+class SharedPrefix:
+    """Keys and values of beginnings under one frozen model, the latest few kept.
+
+    Only caches of plain attention over all earlier tokens can be shared; `keys_of` says None for every other model.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, ...], Any] = {}
+        self.possible = True
+
+    @torch.no_grad()
+    def keys_of(self, model: nn.Module, ids: Sequence[int], rows: int) -> Any:
+        """A cache with the keys and values of `ids` in every row, fresh, for one forward pass; None if not possible.
+
+        The model must be the same at every call, adapters included.
+        """
+        key = tuple(ids)
+        if not self.possible or not key:
+            return None
+        if key not in self._found:
+            kept = _read(model, key)
+            self.possible = all(type(layer).__name__ == "DynamicLayer" for layer in kept.layers)
+            if not self.possible:
+                return None
+            while len(self._found) >= _KEPT:
+                self._found.pop(next(iter(self._found)))
+            self._found[key] = kept
+        cache = copy.deepcopy(self._found[key])
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+
+def _read(model: nn.Module, ids: tuple[int, ...]) -> Any:
+    from transformers import DynamicCache
+
+    def nothing(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:1, :1], *args[1:])  # no logits of a beginning are needed
+
+    inner: Any = unwrapped(model)
+    cache = DynamicCache(config=inner.config.get_text_config())
+    handle = output_layer(inner).register_forward_pre_hook(nothing)
+    try:
+        device = next(model.parameters()).device
+        model(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
+    finally:
+        handle.remove()
+    return cache
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    most = min(len(a), len(b)) - 1
+    return next((i for i in range(most) if a[i] != b[i]), max(0, most))
+
+
+def _close(run: list[int], length: int, groups: list[tuple[int, list[int]]], alone: list[int]) -> None:
+    if len(run) > 1:
+        groups.append((length, sorted(run)))
+    else:
+        alone.extend(run)
