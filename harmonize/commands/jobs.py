@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.config import compose
-from harmonize.errors import ConfigError, HarmonizeError, Interrupted
+from harmonize.errors import ConfigError, HarmonizeError, Interrupted, Rejected
 
 RUNNERS: dict[str, str] = {
     "unlearn": "harmonize.unlearning.run:run",
@@ -103,6 +103,11 @@ def _job(command: str, cfg: Any) -> Any:
         except Interrupted as error:
             print(error, file=sys.stderr)
             raise KeyboardInterrupt from error
+        except Rejected as error:
+            message = f"Rejected: {error}"
+            print(message, file=sys.stderr)
+            if sweep:  # an outcome like another, and no failure
+                return None
         except HarmonizeError as error:
             message = str(error)
             print(f"Error: {message}", file=sys.stderr)

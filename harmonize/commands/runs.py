@@ -124,11 +124,13 @@ def check_first(command: str, arguments: Arguments, multirun: bool) -> None:
         ConfigError: All problems found.
     """
     from harmonize.config.compose import compose_config
+    from harmonize.config.plugins import plugin_problems
 
+    if problems := plugin_problems(arguments.overrides, multirun):
+        raise ConfigError(problems)
     if not multirun:
         compose_config(command, arguments.overrides, config_dirs=arguments.config_dirs)
         return
-    problems: list[str] = []
     for overrides in expand(arguments.overrides):
         try:
             compose_config(command, overrides, config_dirs=arguments.config_dirs, check=False)

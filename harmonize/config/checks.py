@@ -293,7 +293,10 @@ def _trainer(cfg: Any) -> list[str]:
     problems += one_of("trainer.precision", t.precision, PRECISIONS)
     for key in ("max_steps", "accumulate_grad_batches", "devices", "log_every_n_steps"):
         problems += at_least(f"trainer.{key}", t[key], 1)
-    for key in ("val_check_interval", "early_stop_patience", "checkpoint_every", "cosines_every_n_steps"):
+    for key in (
+        *("val_check_interval", "early_stop_patience", "floor_patience", "checkpoint_every"),
+        "cosines_every_n_steps",
+    ):
         problems += at_least(f"trainer.{key}", t[key], 0)
     for key in ("neighbor_floor", "utility_floor"):
         problems += share(f"trainer.{key}", t[key])
@@ -301,11 +304,12 @@ def _trainer(cfg: Any) -> list[str]:
         problems += positive("trainer.gradient_clip_val", t.gradient_clip_val)
     if t.num_threads is not None:
         problems += at_least("trainer.num_threads", t.num_threads, 1)
-    if t.early_stop_patience and not t.val_check_interval:
-        problems.append(
-            "trainer.early_stop_patience needs looks at val, and trainer.val_check_interval=0 takes none. "
-            "Use trainer.val_check_interval=50 or trainer.early_stop_patience=0."
-        )
+    problems += [
+        f"trainer.{key} needs looks at val, and trainer.val_check_interval=0 takes none. "
+        f"Use trainer.val_check_interval=50 or trainer.{key}=0."
+        for key in ("early_stop_patience", "floor_patience")
+        if t[key] and not t.val_check_interval
+    ]
     return problems
 
 

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from safetensors.torch import load_file, save_file
 
-from harmonize.errors import TrainingError
+from harmonize.errors import Rejected, TrainingError
 
 Look = Callable[[], Mapping[str, float]]
 Score = Callable[[Mapping[str, float]], tuple[bool, float]]
@@ -71,6 +71,11 @@ class ValAxes(L.Callback):
         folder: Where the best trained weights are kept, or None to keep none.
         patience: Looks without improvement before stopping; 0 = never.
         record: Receives `val/...` metrics.
+        below: Val metrics to how far utility lies below its floor; None = no floor.
+        floor_patience: Looks in a row below it before the run is given up; 0 = never.
+
+    Raises:
+        Rejected: The run was given up.
     """
 
     def __init__(
@@ -83,7 +88,10 @@ class ValAxes(L.Callback):
         folder: Path | None,
         patience: int = 0,
         record: Callable[[dict[str, float], int], None] | None = None,
+        below: Callable[[Mapping[str, float]], float] | None = None,
+        floor_patience: int = 0,
     ) -> None:
+        self.below, self.floor_patience, self.low = below, floor_patience, 0
         self.look, self.score, self.every, self.max_steps = look, score, every, max_steps
         self.folder, self.patience, self.record = folder, patience, record
         self.best_step, self.best_score, self.best_ok, self.stale = -1, float("inf"), False, 0
@@ -101,6 +109,7 @@ class ValAxes(L.Callback):
             "best_score": self.best_score,
             "best_ok": self.best_ok,
             "stale": self.stale,
+            "low": self.low,
             "history": self.history,
         }
 
@@ -131,8 +140,19 @@ class ValAxes(L.Callback):
             if self.path is not None and trainer.is_global_zero:
                 keep(module, self.path)
         self.stale = 0 if better else self.stale + 1
+        self._reject(metrics, step)
         if self.patience and self.stale >= self.patience:
             trainer.should_stop = True
+
+    def _reject(self, metrics: dict[str, float], step: int) -> None:
+        short = self.below(metrics) if self.below and self.floor_patience else 0.0
+        self.low = self.low + 1 if short > 0 else 0
+        if self.floor_patience and self.low >= self.floor_patience:
+            raise Rejected(
+                f"Given up at step {step}: utility lies {short:.3f} below its floor on val, at {self.low} look(s) in a "
+                "row (trainer.utility_floor, trainer.floor_patience).",
+                {**metrics, "shortfall": short},
+            )
 
 
 def keep(module: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus
 from harmonize.data.responses import check_responses
-from harmonize.errors import DataError
+from harmonize.errors import DataError, Rejected
 from harmonize.evaluation.prior import prior_strength, with_priors
 from harmonize.evaluation.stability import stability
 from harmonize.guards.guard import Guarded
@@ -75,13 +75,16 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         HarmonizeError: Anything a user can mend; the folder's status says so too.
     """
     place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
+    before = place.read_status()
     with place.running():
+        same_configuration(cfg, place)
+        if before.get("state") == "rejected" and before.get("found"):  # given up before, and would be again
+            raise Rejected(str(before.get("error")), before["found"])
         if cfg.resume and place.results.exists() and place.previous_state == "done":
             say(f"{folder} is done already; nothing to resume.")
             from harmonize.tracking.results import read_run
 
             return {k: m.value for k, m in read_run(folder).results.metrics.items()}
-        same_configuration(cfg, place)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         return _Run(cfg, place).go()
 

@@ -11,7 +11,7 @@ from harmonize.config.instantiate import call, takes
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import ROLES
 from harmonize.data.views import RowFactory
-from harmonize.evaluation.selection import select_score
+from harmonize.evaluation.selection import select_score, shortfall
 from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
@@ -191,6 +191,8 @@ def train(
         folder=checkpoints if settings.keep_best else None,
         patience=settings.early_stop_patience,
         record=log,
+        below=lambda found: shortfall(found, target_val, 0.0, settings.utility_floor),
+        floor_patience=settings.floor_patience,
     )
 
     def probe_in_training(questions: int, axes: Sequence[str]) -> Mapping[str, float]:

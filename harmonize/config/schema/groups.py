@@ -237,6 +237,7 @@ class TrainerConfig:
     early_stop_patience: Looks without improvement before stopping (0 = never).
     neighbor_floor, utility_floor: Keep-best considers only states with at least this share of the
         target's own val figures.
+    floor_patience: Looks in a row below utility_floor after which the run is given up and marked rejected (0 = never).
     checkpoint_every: Steps between resume checkpoints (0 = only the last).
     cosines_every_n_steps: Steps between logs of the cosines between the terms' gradients (0 = never; such a step costs
         one backward pass per term and role more, and changes nothing in training).
@@ -255,6 +256,7 @@ class TrainerConfig:
     keep_best: bool = True
     neighbor_floor: float = 0.9
     utility_floor: float = 0.9
+    floor_patience: int = 0
     checkpoint_every: int = 100
     log_every_n_steps: int = 10
     cosines_every_n_steps: int = 0
