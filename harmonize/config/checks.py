@@ -18,6 +18,7 @@ from harmonize.config import (
     method_checks,
     peft_checks,
     prepare_checks,
+    scale_checks,
     sequence_checks,
     suite_checks,
 )
@@ -58,10 +59,11 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
         return prepare_checks.check(cfg)
     trains = command in ("unlearn", "sequence")
     checks: list[Callable[[], list[str]]] = [
-        lambda: _run(cfg, multirun),
+        lambda: _run(cfg),
         lambda: _dataset(cfg),
         lambda: _model(cfg, command),
         lambda: _trainer(cfg),
+        lambda: scale_checks.check(cfg, command),
     ]
     groups = {"logger": _logger, "teacher": _teacher, "suite": _suite}
     checks += [partial(check, cfg) for group, check in groups.items() if group in cfg]
@@ -105,7 +107,7 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
     return problems
 
 
-def _run(cfg: Any, multirun: bool) -> list[str]:
+def _run(cfg: Any) -> list[str]:
     problems = at_least("seed", cfg.seed, 0)
     if cfg.resume and cfg.overwrite:
         problems.append("resume and overwrite exclude each other. Keep one: resume=true overwrite=false.")
@@ -114,17 +116,6 @@ def _run(cfg: Any, multirun: bool) -> list[str]:
         problems.append(
             f"allow={list(cfg.allow)}: a configuration cannot allow foreign code by itself. "
             f"Leave it out (allow=[]) and add --allow {names} to the command."
-        )
-    devices = int(cfg.trainer.devices)
-    if multirun and devices > 1:
-        problems.append(
-            f"trainer.devices={devices} in a sweep that runs in one process would start the sweep again on every "
-            "device. Use trainer.devices=1, or a launcher with a process per job: hydra/launcher=submitit_local."
-        )
-    elif devices > 1:
-        problems.append(
-            f"trainer.devices={devices}: a run trains on one device so far; its ranks would draw the same rows. "
-            "Use trainer.devices=1."
         )
     return problems
 

@@ -1,4 +1,4 @@
-"""Hydra's own plugins (launchers and sweepers) that a command names: what is not installed or not here is told first."""
+"""Hydra's launchers and sweepers that a command names: what is not installed, or not here, is told first."""
 
 from __future__ import annotations
 

@@ -47,9 +47,9 @@ def select_score(
 
 
 def kept_sum(metrics_val: Figures) -> float | None:
-    """Neighbor + utility accuracy, the counterpart of the score of `select_score`; None where neither is measured.
+    """Neighbor + utility accuracy, the counterpart of `select_score`; None where neither is measured.
 
-    Neighbor accuracy is that of held-out subjects, or of trained-on ones where no other is measured. Source: our choice.
+    Neighbor accuracy is that of held-out subjects, or of trained-on ones where no other is measured. Our choice.
     """
     neighbor = _value(metrics_val, "neighbor_accuracy")
     if neighbor is None:

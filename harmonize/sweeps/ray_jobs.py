@@ -54,7 +54,7 @@ def launch(
     from hydra.core.singleton import Singleton
 
     environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
-    local = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
     try:
         ray.init(
             address=address,

@@ -1,8 +1,8 @@
 """A search over several objectives on the optuna library: resumed from its storage, shared by processes.
 
-Pruners are for one objective, so a run gives itself up: below the floor on utility (`trainer.floor_patience`) it ends as
-`rejected`, its last figures on val count, and its shortfall is a constraint, which keeps it out of the front and tells the
-sampler. A run above its floors has shortfall 0.
+Pruners are for one objective, so a run gives itself up: below the floor on utility (`trainer.floor_patience`) it ends
+as `rejected`, its last figures on val count, and its shortfall is a constraint, which keeps it out of the front and
+tells the sampler. A run above its floors has shortfall 0.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Search:
                 study = optuna.create_study(
                     storage=self._storage(),
                     study_name=_STUDY,
-                    directions=list(self.objectives.values()),
+                    directions=[str(d) for d in self.objectives.values()],  # type: ignore[misc]
                     sampler=per_trial(self.sampler, self.seed),
                     load_if_exists=True,
                 )

@@ -189,8 +189,8 @@ class RunFolder:
         trace: str | None = None,
         found: Mapping[str, float] | None = None,
     ) -> None:
-        """Writes `status.json`: state, started, ended, pid, command, error, next, sensitive; `found`, the figures of a run
-        that was given up.
+        """Writes `status.json`: state, started, ended, pid, command, error, next, sensitive, and `found`, the figures of
+        a run that was given up.
 
         Raises:
             RunError: The disk is full or the folder unwritable.
@@ -198,7 +198,7 @@ class RunFolder:
         if state not in RUN_STATES:
             raise ValueError(f"unknown state {state!r}; one of {', '.join(RUN_STATES)}")
         self._started = self._started or now()
-        status = {
+        status: dict[str, Any] = {
             "state": state,
             "started": self._started,
             "ended": None if state == "running" else now(),

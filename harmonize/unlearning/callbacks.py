@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harmonize.errors import Rejected, TrainingError
+from harmonize.unlearning import ranks
 
 Look = Callable[[], Mapping[str, float]]
 Score = Callable[[Mapping[str, float]], tuple[bool, float]]
@@ -128,8 +129,11 @@ class ValAxes(L.Callback):
         step = trainer.global_step
         if not self.every or (step % self.every and step != self.max_steps):
             return
-        metrics = dict(self.look())
-        ok, score = self.score(metrics)
+        metrics = dict(self.look()) if ranks.is_first() else {}
+        # decided once, for all
+        metrics, (ok, score), short = ranks.of_first(
+            (metrics, self.score(metrics), self.below(metrics) if self.below else 0.0)
+        )
         self.history.append({"step": step, "ok": float(ok), "score": score, **metrics})
         if self.record:
             shown = {f"val/{k}": v for k, v in metrics.items()}
@@ -140,12 +144,11 @@ class ValAxes(L.Callback):
             if self.path is not None and trainer.is_global_zero:
                 keep(module, self.path)
         self.stale = 0 if better else self.stale + 1
-        self._reject(metrics, step)
+        self._reject(metrics, short, step)
         if self.patience and self.stale >= self.patience:
             trainer.should_stop = True
 
-    def _reject(self, metrics: dict[str, float], step: int) -> None:
-        short = self.below(metrics) if self.below and self.floor_patience else 0.0
+    def _reject(self, metrics: dict[str, float], short: float, step: int) -> None:
         self.low = self.low + 1 if short > 0 else 0
         if self.floor_patience and self.low >= self.floor_patience:
             raise Rejected(

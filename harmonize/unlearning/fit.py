@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from harmonize.console import progress_bar
 from harmonize.errors import Interrupted, RunError
+from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import ResumeCheckpoint
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.steps import StepLoader
@@ -77,6 +78,7 @@ class GracefulStop(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Stops at a step boundary, where weights and optimizer agree."""
+        self.asked = ranks.any_of(self.asked)  # signals reach ranks at different steps
         if self.asked:
             trainer.should_stop = True
 
@@ -134,7 +136,7 @@ def fit(
     if checkpoints is not None:
         saver = ResumeCheckpoint(checkpoints, settings.checkpoint_every)
         everything.append(saver)
-    if settings.enable_progress_bar:
+    if settings.enable_progress_bar and ranks.is_first():
         everything.append(Bar(title, settings.max_steps))
     # last, so that a look or a save of the same step is done before stopping
     everything.append(graceful)
@@ -145,8 +147,10 @@ def fit(
         max_steps=settings.max_steps,
         max_epochs=-1,
         accelerator="cpu" if stay else settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
+        devices=settings.devices if ranks.size() > 1 else 1,
+        num_nodes=settings.num_nodes if ranks.size() > 1 else 1,
+        strategy=strategy(settings.strategy),
+        use_distributed_sampler=False,
         precision=settings.precision,
         deterministic=settings.deterministic,
         logger=False,
@@ -181,6 +185,11 @@ def fit(
             "Continue with the same command and resume=true."
         )
     return int(trainer.global_step)
+
+
+def strategy(name: str) -> Any:
+    """Lightning's strategy of that name, as we want it: gradients are averaged by the module, once a step."""
+    return "ddp" if name == "auto" and ranks.size() > 1 else name
 
 
 def resumed_step(checkpoints: Path, resume: bool) -> int | None:

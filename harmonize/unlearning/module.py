@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,19 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.parallel import DistributedDataParallel
 
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
 from harmonize.models.head import Head, evaluating
 from harmonize.models.lora import is_adapter
+from harmonize.unlearning import ranks
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
 from harmonize.unlearning.gradient import Combiner, StepTools
-from harmonize.unlearning.grouping import loss_name
+from harmonize.unlearning.grouping import NO_ROLE, loss_name
 from harmonize.unlearning.steps import StepData, micro_batches
 from harmonize.unlearning.terms import (
     Denominators,
@@ -115,6 +118,7 @@ class UnlearningModule(L.LightningModule):
         self._log, self._log_every, self._cosines_every = log, log_every, cosines_every
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self.trainable = [p for p in student.parameters() if p.requires_grad]
+        self._unreduced = self._sharded = False
 
     @property
     def controller(self) -> Controller:
@@ -137,7 +141,8 @@ class UnlearningModule(L.LightningModule):
         Raises:
             TrainingError: A term's loss, or the gradient, is not finite; nothing was updated.
         """
-        torch.manual_seed(int(content_hash(self.seed, "dropout", step.step)[:15], 16))
+        place = (ranks.rank(),) if ranks.rank() else ()  # ranks draw apart, and one alone as ever
+        torch.manual_seed(int(content_hash(self.seed, "dropout", step.step, *place)[:15], 16))
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         rows = self._rows(step)
@@ -158,16 +163,20 @@ class UnlearningModule(L.LightningModule):
             for key, value in found.items():
                 raw[key] = raw.get(key, 0.0) + value.detach()
             self._timer.tokens += int(batch.attention_mask.sum())
+        if self._unreduced:
+            ranks.average_gradients(self.trainable)
+            self._unreduced = False
         figures = self._parts.combiner.finish(tools)
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
-        if not math.isfinite(float(norm)) or not all(math.isfinite(float(v)) for v in raw.values()):
-            self._refuse(raw, batches, total, step.step)
+        norm = self._clip()
+        values = self._reduce({key: float(v) for key, v in raw.items()})
+        # of all ranks: they stop together or not at all
+        if not math.isfinite(norm) or not all(math.isfinite(v) for v in values.values()):
+            self._refuse(values, batches, total, step.step)
         figures |= self._parts.combiner.take(tools)
         schedule: Any = self.lr_schedulers()
         schedule.step()
-        values = self._reduce({key: float(v) for key, v in raw.items()})
         self.controller.update(values, step.step)
-        self._report(values, weights, float(norm), optimizer, step.step)
+        self._report(values, weights, norm, optimizer, step.step)
         more = figures if self._due(step.step) else {}
         if apart:
             more = {**more, **self._cosines(apart)}
@@ -232,15 +241,22 @@ class UnlearningModule(L.LightningModule):
                         values[key] = values.get(key, 0.0) + factor * float(value)
             return self._reduce(values)
 
-        return StepTools(
-            step, self.seed, self.trainable, optimizer, self.manual_backward, self._average, evaluate
-        )
+        return StepTools(step, self.seed, self.trainable, optimizer, self._backward, ranks.average, evaluate)
 
-    def _average(self, tensors: Sequence[Tensor]) -> None:
-        if self._world() > 1:
-            for tensor in tensors:
-                torch.distributed.all_reduce(tensor)
-                tensor /= self._world()
+    def _backward(self, loss: Tensor) -> None:
+        """Backward pass into `.grad`, of this rank's rows; averaged once a step, before `finish`.
+
+        DDP's own hooks would average after every micro-batch, and wait for ever where a rank has no row of a term.
+        """
+        wrapped: Any = self.trainer.strategy.model
+        with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext():
+            self.manual_backward(loss)
+        self._unreduced = not self._sharded
+
+    def _clip(self) -> float:
+        """Clips the gradient; returns its norm before."""
+        norm: Any = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _keep_apart(
         self, apart: dict[tuple[str, str], list[Tensor | None]], weighted: Mapping[tuple[str, str], Tensor]
@@ -252,7 +268,7 @@ class UnlearningModule(L.LightningModule):
 
     def _cosines(self, apart: Mapping[tuple[str, str], list[Tensor | None]]) -> dict[str, float]:
         for gradient in apart.values():
-            self._average([g for g in gradient if g is not None])
+            ranks.average([g for g in gradient if g is not None])
         found = pairwise({loss_name(*k): g for k, g in apart.items()}, [TOTAL] * len(self.trainable))[TOTAL]
         return {f"cosine/{a}|{b}": v for (a, b), v in found.items() if math.isfinite(v)}
 
@@ -266,15 +282,15 @@ class UnlearningModule(L.LightningModule):
         """Sums denominators or losses over ranks."""
         if self._world() == 1:
             return total
-        keys = sorted(total)
-        values = torch.tensor([total[k] for k in keys], dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(values)
-        return dict(zip(keys, values.tolist(), strict=True))
+        # every (term, role) of the method: a rank without a row of one still has a place for it
+        keys = sorted({(t.name, role) for t in self.terms for role in (t.roles or [NO_ROLE])} | set(total))
+        found = ranks.summed([*(total.get(k, 0.0) for k in keys), *(float(k in total) for k in keys)])
+        return {k: v for k, v, n in zip(keys, found, found[len(keys) :], strict=False) if n}
 
     def _refuse(
-        self, raw: Mapping[tuple[str, str], Tensor], batches: Sequence[Batch], total: Denominators, step: int
+        self, raw: Mapping[tuple[str, str], float], batches: Sequence[Batch], total: Denominators, step: int
     ) -> None:
-        bad = [loss_name(*key) for key, v in raw.items() if not math.isfinite(float(v))]
+        bad = [loss_name(*key) for key, v in raw.items() if not math.isfinite(v)]
         what = "the loss"
         if not bad:
             bad, what = self._bad_gradients(batches, total), "the gradient"

@@ -19,7 +19,6 @@ from harmonize.evaluation.prior import prior_strength, with_priors
 from harmonize.evaluation.stability import stability
 from harmonize.guards.guard import Guarded
 from harmonize.guards.saved import save_guard, secret_files, warn_of_guard
-from harmonize.models.cache import TeacherCache
 from harmonize.models.load import LoadedModel
 from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
@@ -29,11 +28,13 @@ from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning import launch, ranks
 from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
 from harmonize.unlearning.figures import Evaluations, Figures, proof_notes, raise_failures
 from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
+from harmonize.unlearning.follow import follow
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.setup import (
@@ -43,14 +44,9 @@ from harmonize.unlearning.setup import (
     same_configuration,
 )
 from harmonize.unlearning.targets import load_target
-from harmonize.unlearning.teaching import (
-    build_reference_for,
-    build_teacher,
-    instruction_of,
-    needs_teacher,
-)
+from harmonize.unlearning.teaching import instruction_of, needs_teacher
 from harmonize.unlearning.terms import build_terms, weight_figures
-from harmonize.unlearning.training import Parts, build_sampler, row_factory, train
+from harmonize.unlearning.training import Parts, build_parts, build_sampler, train
 
 UNLEARNING = (
     "statistics",
@@ -74,6 +70,11 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     Raises:
         HarmonizeError: Anything a user can mend; the folder's status says so too.
     """
+    if launch.needed(cfg):
+        return launch.run_ranks(cfg, folder)
+    ranks.join(cuda=torch.cuda.is_available() and cfg.trainer.accelerator != "cpu")
+    if not ranks.is_first():
+        return follow(cfg, folder)
     place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
     before = place.read_status()
     with place.running():
@@ -84,8 +85,10 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
             say(f"{folder} is done already; nothing to resume.")
             from harmonize.tracking.results import read_run
 
+            ranks.of_first(False)
             return {k: m.value for k, m in read_run(folder).results.metrics.items()}
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        ranks.of_first(True)
         return _Run(cfg, place).go()
 
 
@@ -150,7 +153,18 @@ class _Run:
                     loaded.model, peft, self.terms, measure, cfg.seed, cfg.allow
                 )
         with self._timed("teacher"):
-            parts = self._parts(loaded, student, start_digest, sampler)
+            parts = build_parts(
+                cfg,
+                corpus,
+                self.terms,
+                loaded,
+                student,
+                start_digest,
+                sampler,
+                self.weights,
+                self.place.record_sensitive,
+            )
+            ranks.wait()  # the others find the caches now
         self.config = plain_config(cfg)
         step = resumed_step(self.place.checkpoints, cfg.resume)
         tracker = build_tracker(self.config, self.place.path, job_type="unlearn", resume_step=step)
@@ -200,30 +214,6 @@ class _Run:
         suite = self.cfg.suite
         return prior_strength(
             samples, confidence=suite.confidence, resamples=suite.bootstrap, seed=self.cfg.seed
-        )
-
-    def _parts(self, loaded: LoadedModel, student: LoadedModel, start_digest: str, sampler: Any) -> Parts:
-        """The frozen models' outputs, taken once or found, and the rows that read them."""
-        cfg, corpus = self.cfg, self.corpus
-        teacher: TeacherCache | None = None
-        if needs_teacher(cfg, self.terms):
-            teacher = build_teacher(cfg, corpus, loaded, start_digest, instruction_of(cfg, corpus))
-            for path in teacher.paths:
-                self.place.record_sensitive(path)
-        factory = row_factory(cfg, loaded, corpus, teacher)
-        reference = build_reference_for(cfg, corpus, loaded, start_digest, self.terms, factory)
-        if reference is not None and reference.path is not None:
-            self.place.record_sensitive(reference.path)
-        return Parts(
-            student,
-            corpus,
-            self.terms,
-            factory,
-            sampler,
-            teacher,
-            reference,
-            self.weights,
-            self.place.record_sensitive,
         )
 
     def _train(self, parts: Parts, loaded: LoadedModel, target_val: Figures, log: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def finished(folder: Path, **values: float) -> Path:
 
 
 class World:
-    """Runs whose figures follow from the rate: a higher one removes more and keeps less; the highest gives itself up."""
+    """Runs whose figures follow from the rate: a higher one removes more and keeps less; the highest gives up."""
 
     def __init__(self, study: Path) -> None:
         self.study, self.seen, self.stop_after = study, [], 10**9

@@ -239,6 +239,7 @@ class TrainerConfig:
         target's own val figures.
     floor_patience: Looks in a row below utility_floor after which the run is given up and marked rejected (0 = never).
     checkpoint_every: Steps between resume checkpoints (0 = only the last).
+    devices, num_nodes: Devices of a machine, and machines (docs/scale.md). strategy: auto (one device, or ddp) or ddp.
     cosines_every_n_steps: Steps between logs of the cosines between the terms' gradients (0 = never; such a step costs
         one backward pass per term and role more, and changes nothing in training).
     """
@@ -249,6 +250,7 @@ class TrainerConfig:
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: int = 1
+    num_nodes: int = 1
     strategy: str = "auto"
     deterministic: bool = True
     val_check_interval: int = 100
