@@ -34,7 +34,7 @@ compose.register()
 
 
 class JobFailed(Exception):
-    """A job that failed and has already said why."""
+    """A job that failed and has already said why: its message, and its folder."""
 
 
 def unlearn(cfg: Any) -> Any:
@@ -120,7 +120,7 @@ def _job(command: str, cfg: Any) -> Any:
     if sweep and not (
         hydra.launcher._target_ == _BASIC_LAUNCHER and hydra.sweeper._target_ == _BASIC_SWEEPER
     ):
-        raise JobFailed(message)
+        raise JobFailed(message, str(folder))
     # In this process the list of failures says it all; an exception would only add Hydra's own words.
     return None
 

@@ -102,7 +102,8 @@ def run(command: str, argv: Sequence[str]) -> int:
         jobs.run_hydra(command, arguments.flags, arguments.overrides)
     except jobs.JobFailed as error:
         if not jobs.failures:
-            jobs.failures.append(("a job", str(error)))
+            message, *folder = error.args  # of a job in another process
+            jobs.failures.append(((folder or ["a job"])[0], str(message)))
     except HydraException as error:
         raise _explained(command, arguments, error) from error
     finally:

@@ -43,7 +43,8 @@ def register() -> None:
     warnings.filterwarnings("ignore", message=".*subclasses `Dict`.*", category=UserWarning)
     store = ConfigStore.instance()
     for command, node in COMMANDS.items():
-        store.store(name=f"{command}_schema", node=node, provider="harmonize")
+        if f"{command}_schema.yaml" not in store.repo:  # a schema takes longer to read than all else here
+            store.store(name=f"{command}_schema", node=node, provider="harmonize")
     names.register()
 
 

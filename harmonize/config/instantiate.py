@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,12 @@ def _look_in_working_folder() -> None:
 
 def plugins() -> dict[str, Any]:
     """Installed entry points of group `harmonize.plugins` by name."""
+    return _plugins(tuple(sys.path))
+
+
+@lru_cache(maxsize=8)
+def _plugins(path: tuple[str, ...]) -> dict[str, Any]:
+    """Those found on a search path: looking through all installed packages takes its time, and composing asks often."""
     from importlib.metadata import entry_points
 
     return {e.name: e for e in entry_points(group=PLUGIN_GROUP)}

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harmonize.errors import ConfigError, RunError
 
+_PATIENCE_SECONDS = 5.0
 _PASSED_ON = ("HARMONIZE_", "HYDRA_", "WANDB_", "HF_", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")
 
 
@@ -53,6 +55,7 @@ def launch(
         ) from error
     from hydra.core.singleton import Singleton
 
+    _reach(address)
     environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
     local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
     try:
@@ -64,23 +67,46 @@ def launch(
             **local,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise RunError(
-            f"hydra.launcher.address={address}: no Ray cluster answers there ({str(error).splitlines()[0]}). Start one "
-            "(ray start --head), or leave the address out for one on this machine."
-        ) from error
+        raise _unreachable(address, error) from error
     try:
-        has = ray.cluster_resources()
-        if cpus_per_job > has.get("CPU", 0) or gpus_per_job > has.get("GPU", 0):
-            raise ConfigError(
-                f"hydra.launcher: a job asks for {cpus_per_job:g} cores and {gpus_per_job:g} GPUs, and the cluster has "
-                f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}. Lower hydra.launcher.cpus_per_job or gpus_per_job."
-            )
+        must_fit(ray.cluster_resources(), cpus_per_job, gpus_per_job)
         run = ray.remote(_job).options(num_cpus=cpus_per_job, num_gpus=gpus_per_job, max_retries=0)
         state, here = Singleton.get_state(), str(Path.cwd())
         tasks = [run.remote(parts, list(o), first + i, state, here) for i, o in enumerate(job_overrides)]
         return [_result(ray, task) for task in tasks]
     finally:
         ray.shutdown()
+
+
+def must_fit(has: Mapping[str, float], cpus: float, gpus: float) -> None:
+    """A job that no machine can take would wait for ever.
+
+    Raises:
+        ConfigError: It asks for more than the cluster has in all.
+    """
+    if cpus > has.get("CPU", 0) or gpus > has.get("GPU", 0):
+        raise ConfigError(
+            f"hydra.launcher: a job asks for {cpus:g} cores and {gpus:g} GPUs, and the cluster has "
+            f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}. Lower hydra.launcher.cpus_per_job or gpus_per_job."
+        )
+
+
+def _reach(address: str | None) -> None:
+    """Looks whether anything answers: Ray itself would ask again for many minutes."""
+    host, _, port = (address or "").rpartition("://")[2].partition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str | None, error: Exception) -> RunError:
+    return RunError(
+        f"hydra.launcher.address={address}: no Ray cluster answers there ({str(error).splitlines()[0]}). Start one "
+        "(ray start --head), or leave the address out for one on this machine."
+    )
 
 
 def _job(parts: tuple[Any, Any, Any], overrides: list[str], number: int, singletons: Any, folder: str) -> Any:

@@ -20,8 +20,8 @@ from harmonize.data.corpus import content_hash
 from harmonize.errors import ConfigError, RunError, did_you_mean
 from harmonize.evaluation.selection import kept_sum, select_score
 from harmonize.sweeps.choose import judge
-from harmonize.sweeps.locks import Presence, is_present, locked
 from harmonize.sweeps.space import space_of, written
+from harmonize.tracking.locks import Presence, is_present, locked
 from harmonize.tracking.results import RESULTS, read_results
 from harmonize.tracking.run_folder import RunFolder
 

@@ -189,8 +189,8 @@ class RunFolder:
         trace: str | None = None,
         found: Mapping[str, float] | None = None,
     ) -> None:
-        """Writes `status.json`: state, started, ended, pid, command, error, next, sensitive, and `found`, the figures of
-        a run that was given up.
+        """Writes `status.json`: state, started, ended, pid, command, error, next, sensitive, and `found`, which are the
+        figures of a run that was given up.
 
         Raises:
             RunError: The disk is full or the folder unwritable.
