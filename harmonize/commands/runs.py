@@ -102,8 +102,8 @@ def run(command: str, argv: Sequence[str]) -> int:
         jobs.run_hydra(command, arguments.flags, arguments.overrides)
     except jobs.JobFailed as error:
         if not jobs.failures:
-            message, *folder = error.args  # of a job in another process
-            jobs.failures.append(((folder or ["a job"])[0], str(message)))
+            message, *where = map(str, error.args)  # of a job in another process
+            jobs.failures.append((where[0] if where else "a job", message))
     except HydraException as error:
         raise _explained(command, arguments, error) from error
     finally:

@@ -141,7 +141,7 @@ class ValAxes(L.Callback):
         better = ok and (not self.best_ok or score < self.best_score)
         if better or (ok and score == self.best_score):
             self.best_step, self.best_score, self.best_ok = step, score, True
-            if self.path is not None and trainer.is_global_zero:
+            if self.path is not None and (ranks.is_first() or module.sharded):
                 keep(module, self.path)
         self.stale = 0 if better else self.stale + 1
         self._reject(metrics, short, step)
@@ -161,15 +161,23 @@ class ValAxes(L.Callback):
 def keep(module: Any, path: Path) -> None:
     """Writes the trained weights of `module.student` to a safetensors file, atomically."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # of a sharded student every rank has to help, one weight after another
     state = {
-        n: p.detach().to("cpu", copy=True).contiguous()
+        n: whole(p.detach()).to("cpu", copy=True).contiguous()
         for n, p in module.student.named_parameters()
         if p.requires_grad
     }
+    if not ranks.is_first():
+        return
     partial = path.with_suffix(".partial")
     save_file(state, partial)
     os.chmod(partial, 0o600)
     os.replace(partial, path)
+
+
+def whole(tensor: Any) -> Any:
+    """A tensor, gathered where every rank holds a share of it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def restore(module: Any, path: Path) -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
@@ -21,11 +23,13 @@ from harmonize.errors import TrainingError
 from harmonize.models.head import Head, evaluating
 from harmonize.models.lora import is_adapter
 from harmonize.unlearning import ranks
+from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
 from harmonize.unlearning.gradient import Combiner, StepTools
 from harmonize.unlearning.grouping import NO_ROLE, loss_name
+from harmonize.unlearning.sharded import is_divided, shard
 from harmonize.unlearning.steps import StepData, micro_batches
 from harmonize.unlearning.terms import (
     Denominators,
@@ -126,9 +130,24 @@ class UnlearningModule(L.LightningModule):
         controller: Controller = self._parts.controller
         return controller
 
+    @property
+    def sharded(self) -> bool:
+        """Whether every rank holds a share of the weights."""
+        return self._sharded
+
+    def configure_model(self) -> None:
+        """Divides the student where the strategy does so; the optimizer then holds shares as well."""
+        if self._sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        shard(self.student, self.device_mesh["data_parallel"])
+        found = [p for p in self.student.parameters() if p.requires_grad]
+        self.trainable = [*(p for p in found if is_divided(p)), *(p for p in found if not is_divided(p))]
+        self._sharded = True
+
     def configure_optimizers(self) -> Any:
         """Optimizer over the trainable parameters, and its per-step schedule."""
-        optimizer = self._parts.optimizer(self.trainable)
+        parts = self._alike()
+        optimizer = self._parts.optimizer(parts[0] if len(parts) == 1 else [{"params": p} for p in parts])
         return [optimizer], [self._parts.scheduler(optimizer)]
 
     def transfer_batch_to_device(self, batch: StepData, device: Any, dataloader_idx: int) -> StepData:
@@ -164,7 +183,7 @@ class UnlearningModule(L.LightningModule):
                 raw[key] = raw.get(key, 0.0) + value.detach()
             self._timer.tokens += int(batch.attention_mask.sum())
         if self._unreduced:
-            ranks.average_gradients(self.trainable)
+            ranks.average_gradients([p for p in self.trainable if not is_divided(p)])
             self._unreduced = False
         figures = self._parts.combiner.finish(tools)
         norm = self._clip()
@@ -251,12 +270,25 @@ class UnlearningModule(L.LightningModule):
         wrapped: Any = self.trainer.strategy.model
         with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext():
             self.manual_backward(loss)
-        self._unreduced = not self._sharded
+        self._unreduced = True
 
     def _clip(self) -> float:
         """Clips the gradient; returns its norm before."""
-        norm: Any = torch.nn.utils.clip_grad_norm_(self.trainable, self.clip if self.clip else math.inf)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        parts = self._alike()
+        norms = [whole(get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+        if self.clip:
+            for part in parts:
+                clip_grads_with_norm_(part, self.clip, norm)
+        return float(norm)
+
+    def _alike(self) -> list[list[Parameter]]:
+        """The trained parameters, divided ones apart from whole ones: torch takes no list that has both."""
+        parts = [
+            [p for p in self.trainable if is_divided(p)],
+            [p for p in self.trainable if not is_divided(p)],
+        ]
+        return [part for part in parts if part] or [[]]
 
     def _keep_apart(
         self, apart: dict[tuple[str, str], list[Tensor | None]], weighted: Mapping[tuple[str, str], Tensor]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from harmonize.unlearning.setup import (
     prepare_process,
     same_configuration,
 )
+from harmonize.unlearning.sharded import TRAINED
 from harmonize.unlearning.targets import load_target
 from harmonize.unlearning.teaching import instruction_of, needs_teacher
 from harmonize.unlearning.terms import build_terms, weight_figures
@@ -231,6 +233,8 @@ class _Run:
 
         before = target_val.values()
         module, looks, steps = train(self.cfg, parts, look, before, self.place.checkpoints, log, probe)
+        if module.sharded:
+            self._read_back(loaded)
         if looks.best_ok and looks.path is not None and looks.path.exists() and looks.best_step < steps:
             restore(module, looks.path)
             say(f"Kept the state of step {looks.best_step}, the best on val.")
@@ -243,6 +247,15 @@ class _Run:
             "looks": looks.history,
             "stability": stability(looks.history, before, window=max(1, self.cfg.trainer.val_check_interval)),
         }
+
+    def _read_back(self, loaded: LoadedModel) -> None:
+        """An ordinary model in the place of the shares, with what was trained."""
+        cfg, path = self.cfg, self.place.checkpoints / TRAINED
+        fresh = load_target(cfg, self.corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
+        measure = measure_for(cfg, fresh, self.corpus, self.place.record_sensitive)
+        loaded.model, self.weights = adapt(fresh.model, cfg.peft, self.terms, measure, cfg.seed, cfg.allow)
+        restore(SimpleNamespace(student=loaded.model), path)
+        path.unlink()
 
     def _export(self, loaded: LoadedModel, model: Any, results: Results) -> None:
         """The model folder, with the guard that stands around it."""

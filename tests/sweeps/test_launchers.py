@@ -11,6 +11,8 @@ import pytest
 
 from harmonize.cli import main
 from harmonize.config import plugins
+from harmonize.errors import ConfigError
+from harmonize.sweeps.ray_jobs import must_fit
 from tests.conftest import ROOT
 
 SCRIPT = Path(__file__).with_name("launchers_script.py")
@@ -47,10 +49,6 @@ def test_jobs_run_in_other_processes_and_a_failing_one_stops_no_other(launcher: 
             ["-m", "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1", "seed=0,1"],
             "no Ray cluster answers",
         ),
-        (
-            ["-m", "hydra/launcher=ray", "hydra.launcher.gpus_per_job=1", "hydra.launcher.num_cpus=1"],
-            "0 GPUs",
-        ),
     ],
 )
 def test_what_cannot_be_reached_is_told(
@@ -77,3 +75,9 @@ def test_what_is_not_installed_is_told_with_its_extra(
     monkeypatch.setattr(plugins, "find_spec", lambda name: None)
     [problem] = plugins.plugin_problems([text], multirun=True)
     assert f"pip install 'harmonize[{extra}]'" in problem
+
+
+def test_a_job_that_no_cluster_can_take_is_told() -> None:
+    must_fit({"CPU": 2.0}, 2, 0)
+    with pytest.raises(ConfigError, match="asks for 1 cores and 1 GPUs, and the cluster has 2 and 0"):
+        must_fit({"CPU": 2.0}, 1, 1)

@@ -1,17 +1,24 @@
-"""One rank of the test of several: trains the toy model on its share and writes what it saw. Not collected."""
+"""Two ranks, forked after the imports, and one process alone, each of which trains the toy model. Not collected.
+
+Usage: python -m tests.unlearning.ranks_script FOLDER
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
 
 from harmonize.unlearning import ranks
+from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.combiners import PCGrad
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.gradient import Sum
+from harmonize.unlearning.launch import _free_port
 from harmonize.unlearning.steps import StepLoader
 from tests.unlearning.toy import Rows, make_module, make_rows, trainer_settings
 
@@ -31,7 +38,9 @@ class Shared(Rows):
 seen: list[list[str]] = []
 
 
-def trajectory(combiner: object, ordered: list, accumulate: int = 1) -> dict:
+def trajectory(
+    name: str, combiner: object, ordered: list, accumulate: int = 1, strategy: str = "auto"
+) -> dict:
     """Loss by step, the weights at the end, and the rows of each step."""
     losses: list[float] = []
     seen.clear()
@@ -41,20 +50,48 @@ def trajectory(combiner: object, ordered: list, accumulate: int = 1) -> dict:
             losses.append(found["train/loss"])
 
     module = make_module(combiner=combiner, accumulate=accumulate, log=log)
-    settings = trainer_settings(max_steps=STEPS, devices=ranks.size())
     sampler = Shared(ordered, ROWS)
-    fit(module, lambda start: StepLoader(sampler, lambda r: [r], start), settings, title="toy")
-    weights = torch.cat([p.detach().flatten() for p in module.student.parameters()])
-    return {"losses": losses, "weights": weights.tolist(), "seen": seen[:STEPS]}
+    folder = Path(sys.argv[1], f"{name}-{ranks.size()}")
+    # half, and on from the checkpoint, but for FSDP2, which has none
+    for stop in (STEPS,) if strategy == "fsdp2" else (STEPS // 2, STEPS):
+        settings = trainer_settings(max_steps=stop, devices=ranks.size(), strategy=strategy)
+        loader = lambda start: StepLoader(sampler, lambda r: [r], start)  # noqa: E731
+        fit(module, loader, settings, title="toy", checkpoints=folder, resume=True)
+    weights = torch.cat([whole(p.detach()).flatten() for p in module.student.parameters()])
+    return {"losses": losses, "weights": weights.tolist(), "seen": seen}
 
 
-def everything() -> list[dict]:
+def everything() -> dict[str, dict]:
     rows = make_rows(32)
     # the first rank has a step's forget rows and no other: it lacks a term
     parted = [r for k in range(0, 32, ROWS) for r in sorted(rows[k : k + ROWS], key=lambda r: r.role)]
-    return [trajectory(Sum(), parted, accumulate=2), trajectory(PCGrad(groups="sides"), rows)]
+    return {
+        "sum": trajectory("sum", Sum(), parted, accumulate=2),
+        "pcgrad": trajectory("pcgrad", PCGrad(groups="sides"), rows),
+        "fsdp2": trajectory("fsdp2", Sum(), rows, strategy="fsdp2" if ranks.size() > 1 else "auto"),
+    }
+
+
+def rank(number: int, port: int) -> None:
+    where = {"RANK": number, "LOCAL_RANK": number, "NODE_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({k: str(v) for k, v in where.items()}, MASTER_ADDR="127.0.0.1")
+    ranks.join(cuda=False)
+    assert ranks.any_of(number == 1) and ranks.of_first(number) == 0
+    Path(sys.argv[1], f"rank{number}.json").write_text(json.dumps(everything()))
 
 
 if __name__ == "__main__":
-    ranks.join(cuda=False)
-    Path(sys.argv[1], f"rank{ranks.rank()}.json").write_text(json.dumps(everything()))
+    free = _free_port()
+    children = []
+    for number in (0, 1):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                rank(number, free)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    codes = [os.waitpid(pid, 0)[1] for pid in children]
+    Path(sys.argv[1], "alone.json").write_text(json.dumps(everything()))
+    sys.exit(any(codes))
