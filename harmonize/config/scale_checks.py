@@ -51,12 +51,13 @@ def _rows(cfg: Any, world: int) -> list[str]:
 
 
 def _weighter(cfg: Any) -> list[str]:
-    target = present(cfg.weighter).get("_target_")
+    node = present(cfg.weighter)
+    target = node.get("_target_")
     if target is None or getattr(resolve(target, cfg.allow), "by_row", False):
         return []
     return [
-        f"weighter={cfg.weighter.name}: weighs a row against the others of its step, which lie on other devices. Use "
-        "weighter=none, or trainer.devices=1."
+        f"{str(target).rpartition('.')[2]} weighs a row against the others of its step, which lie on other devices. "
+        "Use weighter=none, or trainer.devices=1."
     ]
 
 

@@ -83,10 +83,6 @@ def read_everything() -> None:
         json.loads(path.read_text())
 
 
-def undisturbed() -> None:
-    os.waitpid(fork(), 0)
-
-
 def begun() -> int:
     return len(Path("begun.txt").read_text().splitlines()) if Path("begun.txt").exists() else 0
 
@@ -120,7 +116,7 @@ if __name__ == "__main__":
     harmonize.sweeps.queue.compose_config = composed
     harmonize.unlearning.run.run = run
     sweep._POLL_SECONDS = 0.05
-    for study in (undisturbed, killed, together):
+    for study in (killed, together):
         folder = Path(sys.argv[1], study.__name__)
         folder.mkdir()
         os.chdir(folder)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
 
+import lightning as L
 import torch
 
+from harmonize.errors import Interrupted
 from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.combiners import PCGrad
@@ -31,11 +34,11 @@ class Shared(Rows):
     def draw(self, step: int) -> list:
         share = super().draw(step)[ranks.rank() * self.size // ranks.size() :]
         mine = share[: self.size // ranks.size()]
-        seen.append([r.example_id for r in mine])
+        seen[step] = [r.example_id for r in mine]
         return mine
 
 
-seen: list[list[str]] = []
+seen: dict[int, list[str]] = {}
 
 
 def trajectory(
@@ -58,14 +61,40 @@ def trajectory(
         loader = lambda start: StepLoader(sampler, lambda r: [r], start)  # noqa: E731
         fit(module, loader, settings, title="toy", checkpoints=folder, resume=True)
     weights = torch.cat([whole(p.detach()).flatten() for p in module.student.parameters()])
-    return {"losses": losses, "weights": weights.tolist(), "seen": seen}
+    return {"losses": losses, "weights": weights.tolist(), "seen": [seen[step] for step in range(STEPS)]}
 
 
-def everything() -> dict[str, dict]:
+def interrupted() -> str:
+    """Where this rank stopped when the last one alone, or one process, was told to."""
+
+    class Tells(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+            if trainer.global_step == 3 and ranks.rank() == ranks.size() - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    sampler = Shared(make_rows(32), ROWS)
+    settings = trainer_settings(max_steps=50, devices=ranks.size())
+    folder = Path(sys.argv[1], f"interrupted-{ranks.size()}")
+    try:
+        fit(
+            make_module(),
+            lambda start: StepLoader(sampler, lambda r: [r], start),
+            settings,
+            title="toy",
+            checkpoints=folder,
+            callbacks=[Tells()],
+        )
+    except Interrupted as error:
+        return str(error)
+    return "not interrupted"
+
+
+def everything() -> dict:
     rows = make_rows(32)
     # the first rank has a step's forget rows and no other: it lacks a term
     parted = [r for k in range(0, 32, ROWS) for r in sorted(rows[k : k + ROWS], key=lambda r: r.role)]
     return {
+        "interrupted": interrupted(),
         "sum": trajectory("sum", Sum(), parted, accumulate=2),
         "pcgrad": trajectory("pcgrad", PCGrad(groups="sides"), rows),
         "fsdp2": trajectory("fsdp2", Sum(), rows, strategy="fsdp2" if ranks.size() > 1 else "auto"),
