@@ -97,7 +97,7 @@ def _job(command: str, cfg: Any) -> Any:
         print(f"\n== {folder}", file=sys.stderr)
     with _own_command_line(command, hydra.overrides, folder):
         try:
-            _check(cfg, command, folder, multirun=sweep and hydra.launcher._target_ == _BASIC_LAUNCHER)
+            _check(cfg, command, folder)
             module, _, name = RUNNERS[command].partition(":")
             return getattr(import_module(module), name)(cfg, folder)
         except Interrupted as error:
@@ -125,12 +125,12 @@ def _job(command: str, cfg: Any) -> Any:
     return None
 
 
-def _check(cfg: Any, command: str, folder: Path, multirun: bool) -> None:
+def _check(cfg: Any, command: str, folder: Path) -> None:
     from harmonize.config.checks import check_config
 
     status = folder / "status.json"
     _forget_rejection(status)
-    problems = compose.structural_problems(cfg) + check_config(cfg, command, multirun=multirun)
+    problems = compose.structural_problems(cfg) + check_config(cfg, command)
     if problems:
         error = ConfigError(problems)
         if not status.exists():

@@ -47,13 +47,12 @@ SUPPLIED_TO_CALLBACKS: tuple[str, ...] = ("probe", "record")
 SANDBOX_READER = "harmonize.data.sandbox"
 
 
-def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
+def check_config(cfg: Any, command: str) -> list[str]:
     """All problems of a composed configuration.
 
     Args:
         cfg: Of the command's schema; values that are missing are left to `compose`.
         command: The command that runs it.
-        multirun: Whether it is one job of a sweep that runs in this process.
     """
     if command == "prepare":
         return prepare_checks.check(cfg)
