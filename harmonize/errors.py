@@ -7,7 +7,7 @@ message without a traceback; anything that is not a `HarmonizeError` is our own 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class HarmonizeError(Exception):
@@ -45,6 +45,19 @@ class RunError(HarmonizeError):
 
 class TrainingError(HarmonizeError):
     """Training that had to stop (for example a loss that is not finite)."""
+
+
+class Rejected(HarmonizeError):
+    """A run that was given up because it fell below a floor: an outcome, not a fault.
+
+    Args:
+        message: What fell below what.
+        found: The figures on val that decided it, with `shortfall`, how far below the floors they lie.
+    """
+
+    def __init__(self, message: str, found: Mapping[str, float]) -> None:
+        self.found = dict(found)
+        super().__init__(message)
 
 
 class Interrupted(HarmonizeError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.config import compose
-from harmonize.errors import ConfigError, HarmonizeError, Interrupted
+from harmonize.errors import ConfigError, HarmonizeError, Interrupted, Rejected
 from harmonize.runners import runner
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -26,7 +26,7 @@ compose.register()
 
 
 class JobFailed(Exception):
-    """A job that failed and has already said why."""
+    """A job that failed and has already said why: its message, and its folder."""
 
 
 def unlearn(cfg: Any) -> Any:
@@ -89,11 +89,16 @@ def _job(command: str, cfg: Any) -> Any:
         print(f"\n== {folder}", file=sys.stderr)
     with _own_command_line(command, hydra.overrides, folder):
         try:
-            _check(cfg, command, folder, multirun=sweep and hydra.launcher._target_ == _BASIC_LAUNCHER)
+            _check(cfg, command, folder)
             return runner(command)(cfg, folder)
         except Interrupted as error:
             print(error, file=sys.stderr)
             raise KeyboardInterrupt from error
+        except Rejected as error:
+            message = f"Rejected: {error}"
+            print(message, file=sys.stderr)
+            if sweep:  # an outcome like another, and no failure
+                return None
         except HarmonizeError as error:
             message = str(error)
             print(f"Error: {message}", file=sys.stderr)
@@ -106,17 +111,17 @@ def _job(command: str, cfg: Any) -> Any:
     if sweep and not (
         hydra.launcher._target_ == _BASIC_LAUNCHER and hydra.sweeper._target_ == _BASIC_SWEEPER
     ):
-        raise JobFailed(message)
+        raise JobFailed(message, str(folder))
     # In this process the list of failures says it all; an exception would only add Hydra's own words.
     return None
 
 
-def _check(cfg: Any, command: str, folder: Path, multirun: bool) -> None:
+def _check(cfg: Any, command: str, folder: Path) -> None:
     from harmonize.config.checks import check_config
 
     status = folder / "status.json"
     _forget_rejection(status)
-    problems = compose.structural_problems(cfg) + check_config(cfg, command, multirun=multirun)
+    problems = compose.structural_problems(cfg) + check_config(cfg, command)
     if problems:
         error = ConfigError(problems)
         if not status.exists():

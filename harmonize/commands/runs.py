@@ -102,7 +102,8 @@ def run(command: str, argv: Sequence[str]) -> int:
         jobs.run_hydra(command, arguments.flags, arguments.overrides)
     except jobs.JobFailed as error:
         if not jobs.failures:
-            jobs.failures.append(("a job", str(error)))
+            message, *where = map(str, error.args)  # of a job in another process
+            jobs.failures.append((where[0] if where else "a job", message))
     except HydraException as error:
         raise _explained(command, arguments, error) from error
     finally:
@@ -124,11 +125,13 @@ def check_first(command: str, arguments: Arguments, multirun: bool) -> None:
         ConfigError: All problems found.
     """
     from harmonize.config.compose import compose_config
+    from harmonize.config.plugins import plugin_problems
 
+    if problems := plugin_problems(arguments.overrides, multirun):
+        raise ConfigError(problems)
     if not multirun:
         compose_config(command, arguments.overrides, config_dirs=arguments.config_dirs)
         return
-    problems: list[str] = []
     for overrides in expand(arguments.overrides):
         try:
             compose_config(command, overrides, config_dirs=arguments.config_dirs, check=False)

@@ -40,9 +40,7 @@ def run(argv: list[str]) -> int:
     composed: list[Any] = []
     for overrides in jobs:
         try:
-            composed.append(
-                compose_config(command, overrides, config_dirs=arguments.config_dirs, multirun=sweep)
-            )
+            composed.append(compose_config(command, overrides, config_dirs=arguments.config_dirs))
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -18,6 +18,7 @@ from harmonize.config import (
     method_checks,
     peft_checks,
     prepare_checks,
+    scale_checks,
     sequence_checks,
     suite_checks,
 )
@@ -46,22 +47,22 @@ SUPPLIED_TO_CALLBACKS: tuple[str, ...] = ("probe", "record")
 SANDBOX_READER = "harmonize.data.sandbox"
 
 
-def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
+def check_config(cfg: Any, command: str) -> list[str]:
     """All problems of a composed configuration.
 
     Args:
         cfg: Of the command's schema; values that are missing are left to `compose`.
         command: The command that runs it.
-        multirun: Whether it is one job of a sweep that runs in this process.
     """
     if command == "prepare":
         return prepare_checks.check(cfg)
     trains = command in ("unlearn", "sequence")
     checks: list[Callable[[], list[str]]] = [
-        lambda: _run(cfg, multirun),
+        lambda: _run(cfg),
         lambda: _dataset(cfg),
         lambda: _model(cfg, command),
         lambda: _trainer(cfg),
+        lambda: scale_checks.check(cfg, command),
     ]
     groups = {"logger": _logger, "teacher": _teacher, "suite": _suite}
     checks += [partial(check, cfg) for group, check in groups.items() if group in cfg]
@@ -105,7 +106,7 @@ def check_config(cfg: Any, command: str, multirun: bool = False) -> list[str]:
     return problems
 
 
-def _run(cfg: Any, multirun: bool) -> list[str]:
+def _run(cfg: Any) -> list[str]:
     problems = at_least("seed", cfg.seed, 0)
     if cfg.resume and cfg.overwrite:
         problems.append("resume and overwrite exclude each other. Keep one: resume=true overwrite=false.")
@@ -114,17 +115,6 @@ def _run(cfg: Any, multirun: bool) -> list[str]:
         problems.append(
             f"allow={list(cfg.allow)}: a configuration cannot allow foreign code by itself. "
             f"Leave it out (allow=[]) and add --allow {names} to the command."
-        )
-    devices = int(cfg.trainer.devices)
-    if multirun and devices > 1:
-        problems.append(
-            f"trainer.devices={devices} in a sweep that runs in one process would start the sweep again on every "
-            "device. Use trainer.devices=1, or a launcher with a process per job: hydra/launcher=submitit_local."
-        )
-    elif devices > 1:
-        problems.append(
-            f"trainer.devices={devices}: a run trains on one device so far; its ranks would draw the same rows. "
-            "Use trainer.devices=1."
         )
     return problems
 
@@ -293,7 +283,10 @@ def _trainer(cfg: Any) -> list[str]:
     problems += one_of("trainer.precision", t.precision, PRECISIONS)
     for key in ("max_steps", "accumulate_grad_batches", "devices", "log_every_n_steps"):
         problems += at_least(f"trainer.{key}", t[key], 1)
-    for key in ("val_check_interval", "early_stop_patience", "checkpoint_every", "cosines_every_n_steps"):
+    for key in (
+        *("val_check_interval", "early_stop_patience", "floor_patience", "checkpoint_every"),
+        "cosines_every_n_steps",
+    ):
         problems += at_least(f"trainer.{key}", t[key], 0)
     for key in ("neighbor_floor", "utility_floor"):
         problems += share(f"trainer.{key}", t[key])
@@ -303,11 +296,12 @@ def _trainer(cfg: Any) -> list[str]:
         problems += at_least("trainer.max_tokens_per_batch", t.max_tokens_per_batch, 1)
     if t.num_threads is not None:
         problems += at_least("trainer.num_threads", t.num_threads, 1)
-    if t.early_stop_patience and not t.val_check_interval:
-        problems.append(
-            "trainer.early_stop_patience needs looks at val, and trainer.val_check_interval=0 takes none. "
-            "Use trainer.val_check_interval=50 or trainer.early_stop_patience=0."
-        )
+    problems += [
+        f"trainer.{key} needs looks at val, and trainer.val_check_interval=0 takes none. "
+        f"Use trainer.val_check_interval=50 or trainer.{key}=0."
+        for key in ("early_stop_patience", "floor_patience")
+        if t[key] and not t.val_check_interval
+    ]
     return problems
 
 

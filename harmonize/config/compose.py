@@ -74,7 +74,6 @@ def compose_config(
     *,
     config_dirs: Sequence[str | Path] = (),
     check: bool = True,
-    multirun: bool = False,
     complete: bool = True,
 ) -> Any:
     """The typed configuration of `unlearn`, `evaluate` or `finetune`.
@@ -85,7 +84,6 @@ def compose_config(
         config_dirs: The user's own configuration folders.
         check: Also check values and combinations and the parameters of every `_target_`
             (this imports the targets' modules).
-        multirun: Whether it is one job of a sweep.
         complete: Whether every value must be given.
 
     Returns:
@@ -105,7 +103,7 @@ def compose_config(
     if check:
         from harmonize.config.checks import check_config
 
-        problems += check_config(cfg, command, multirun=multirun)
+        problems += check_config(cfg, command)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return cfg

@@ -233,9 +233,9 @@ def plugins() -> dict[str, Any]:
     return _plugins(tuple(sys.path))
 
 
-@lru_cache(maxsize=4)
-def _plugins(places: tuple[str, ...]) -> dict[str, Any]:
-    """Looked for once a place: reading what is installed takes longer than all other checks of a configuration."""
+@lru_cache(maxsize=8)
+def _plugins(path: tuple[str, ...]) -> dict[str, Any]:
+    """Those found on a search path: looking through all installed packages takes its time, and composing asks often."""
     from importlib.metadata import entry_points
 
     return {e.name: e for e in entry_points(group=PLUGIN_GROUP)}

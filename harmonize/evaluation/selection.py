@@ -46,6 +46,18 @@ def select_score(
     return ok, score
 
 
+def kept_sum(metrics_val: Figures) -> float | None:
+    """Neighbor + utility accuracy, the counterpart of `select_score`; None where neither is measured.
+
+    Neighbor accuracy is that of held-out subjects, or of trained-on ones where no other is measured. Our choice.
+    """
+    neighbor = _value(metrics_val, "neighbor_accuracy")
+    if neighbor is None:
+        neighbor = _value(metrics_val, "neighbor_accuracy_trained")
+    found = [v for v in (neighbor, _value(metrics_val, "utility_accuracy")) if v is not None]
+    return sum(found) if found else None
+
+
 def _above(state: Figures, target: Figures, names: tuple[str, ...], floor: float) -> bool:
     own, before = _compared(state, target, names)
     return own >= floor * before

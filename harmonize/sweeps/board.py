@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harmonize.errors import RunError
-from harmonize.sweeps.queue import DONE, FAILED, RUNNING, WAITING, Entry
+from harmonize.sweeps.queue import DONE, FAILED, REJECTED, RUNNING, WAITING, Entry
 from harmonize.tracking.results import Results
 
 _SHOWN = 6  # running or failed jobs that are named
@@ -57,10 +57,10 @@ class Board:
 
     def finished(self, entry: Entry, entries: Sequence[Entry], began: float) -> None:
         """Notes a job that has just ended."""
-        if entry.state == DONE:
+        if entry.state in (DONE, REJECTED):
             self._took.append(time.perf_counter() - began)
         if self._live is None and not self.quiet and entry.state != RUNNING:
-            count = sum(e.state in (DONE, FAILED) for e in entries)
+            count = sum(e.state in (DONE, FAILED, REJECTED) for e in entries)
             eta = f", eta {self._eta(entries)}" if self._took else ""
             what = (
                 f"{entry.state}: {entry.error.splitlines()[0]}"
@@ -77,7 +77,7 @@ class Board:
             self._console.print(Text(text), soft_wrap=True)
 
     def _table(self, entries: Sequence[Entry], running: Entry | None) -> Table:
-        counts = {s: sum(e.state == s for e in entries) for s in (DONE, RUNNING, FAILED, WAITING)}
+        counts = {s: sum(e.state == s for e in entries) for s in (DONE, RUNNING, FAILED, REJECTED, WAITING)}
         if running is not None and running.state == WAITING:
             counts[WAITING] -= 1
             counts[RUNNING] += 1
@@ -85,7 +85,9 @@ class Board:
         table.add_column(no_wrap=True, style="bold")
         table.add_column(overflow="ellipsis", no_wrap=True)
         table.add_row(
-            self.title, "  ".join(f"{name} {n}" for name, n in counts.items()) + f"  eta {self._eta(entries)}"
+            self.title,
+            "  ".join(f"{name} {n}" for name, n in counts.items() if n or name != REJECTED)
+            + f"  eta {self._eta(entries)}",
         )
         named: list[tuple[str, Any]] = [("running", running)] if running is not None else []
         named += [("running", e) for e in entries if e.state == RUNNING and e is not running]

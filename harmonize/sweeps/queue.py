@@ -28,7 +28,7 @@ from harmonize.tracking.results import CONFIG, RESULTS, STATUS, Results, plain, 
 from harmonize.tracking.run_folder import LOCK, RunFolder
 
 LOG = "log.txt"
-WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+WAITING, RUNNING, DONE, FAILED, REJECTED = "waiting", "running", "done", "failed", "rejected"
 _INDEX = ".jobs"
 
 
@@ -40,7 +40,7 @@ class Entry:
         job: The job.
         key: Content key of its resolved configuration.
         folder: Where it runs.
-        state: waiting, running (in another process), done or failed.
+        state: waiting, running (in another process), done, failed, or rejected (given up below its floor).
         tries: How often this process tried it.
         error: Why the last try failed.
     """
@@ -151,7 +151,10 @@ class Queue:
             entry.state = DONE
         elif in_use(entry.folder):
             entry.state = RUNNING
-        elif state in (FAILED, "rejected") and entry.tries > self.retries:
+        elif state == REJECTED and _status(entry.folder).get("found"):
+            entry.state = REJECTED
+            entry.error = str(_status(entry.folder).get("error") or "")
+        elif state in (FAILED, REJECTED) and entry.tries > self.retries:
             entry.state = FAILED
             entry.error = str(_status(entry.folder).get("error") or "")
         else:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harmonize.errors import ConfigError, HarmonizeError, Interrupted, RunError
+from harmonize.errors import ConfigError, HarmonizeError, Interrupted, Rejected, RunError
 from harmonize.tracking.files import PRIVATE_FILE, PRIVATE_FOLDER, disk_error, make_folder, write_text
 from harmonize.tracking.results import CONFIG, RESULTS, RUN_STATES, SAMPLES, STATUS, plain, read_json
 from harmonize.tracking.sequence import SEQUENCE, SEQUENCE_PLOT, SEQUENCE_TABLE
@@ -183,8 +183,15 @@ class RunFolder:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def mark(self, state: str, error: str | None = None, trace: str | None = None) -> None:
-        """Writes `status.json`: state, started, ended, pid, command, error, next, sensitive.
+    def mark(
+        self,
+        state: str,
+        error: str | None = None,
+        trace: str | None = None,
+        found: Mapping[str, float] | None = None,
+    ) -> None:
+        """Writes `status.json`: state, started, ended, pid, command, error, next, sensitive, and `found`, which are the
+        figures of a run that was given up.
 
         Raises:
             RunError: The disk is full or the folder unwritable.
@@ -192,7 +199,7 @@ class RunFolder:
         if state not in RUN_STATES:
             raise ValueError(f"unknown state {state!r}; one of {', '.join(RUN_STATES)}")
         self._started = self._started or now()
-        status = {
+        status: dict[str, Any] = {
             "state": state,
             "started": self._started,
             "ended": None if state == "running" else now(),
@@ -204,6 +211,8 @@ class RunFolder:
         }
         if trace:
             status["traceback"] = trace
+        if found is not None:
+            status["found"] = found
         self.write_json(STATUS, status)
 
     @contextmanager
@@ -245,7 +254,7 @@ class RunFolder:
             state = "failed"
             raised = _disk_message(self.path, error)
             self.next = resume
-        elif isinstance(error, ConfigError):
+        elif isinstance(error, ConfigError | Rejected):
             state, raised = "rejected", error
         else:
             state, raised = "failed", error
@@ -254,7 +263,9 @@ class RunFolder:
         text = str(raised) if known else f"{type(raised).__name__}: {raised}"
         trace = None if known else "".join(traceback.format_exception(raised))
         try:
-            self.mark(state, error=text, trace=trace)
+            self.mark(
+                state, error=text, trace=trace, found=raised.found if isinstance(raised, Rejected) else None
+            )
         except RunError as second:  # the first error is the one to show
             raised.add_note(f"The run's state could not be recorded either: {second}")
         return raised

@@ -11,7 +11,8 @@ import lightning as L
 import torch
 from safetensors.torch import load_file, save_file
 
-from harmonize.errors import TrainingError
+from harmonize.errors import Rejected, TrainingError
+from harmonize.unlearning import ranks
 
 Look = Callable[[], Mapping[str, float]]
 Score = Callable[[Mapping[str, float]], tuple[bool, float]]
@@ -71,6 +72,11 @@ class ValAxes(L.Callback):
         folder: Where the best trained weights are kept, or None to keep none.
         patience: Looks without improvement before stopping; 0 = never.
         record: Receives `val/...` metrics.
+        below: Val metrics to how far utility lies below its floor; None = no floor.
+        floor_patience: Looks in a row below it before the run is given up; 0 = never.
+
+    Raises:
+        Rejected: The run was given up.
     """
 
     def __init__(
@@ -83,7 +89,10 @@ class ValAxes(L.Callback):
         folder: Path | None,
         patience: int = 0,
         record: Callable[[dict[str, float], int], None] | None = None,
+        below: Callable[[Mapping[str, float]], float] | None = None,
+        floor_patience: int = 0,
     ) -> None:
+        self.below, self.floor_patience, self.low = below, floor_patience, 0
         self.look, self.score, self.every, self.max_steps = look, score, every, max_steps
         self.folder, self.patience, self.record = folder, patience, record
         self.best_step, self.best_score, self.best_ok, self.stale = -1, float("inf"), False, 0
@@ -101,6 +110,7 @@ class ValAxes(L.Callback):
             "best_score": self.best_score,
             "best_ok": self.best_ok,
             "stale": self.stale,
+            "low": self.low,
             "history": self.history,
         }
 
@@ -119,8 +129,11 @@ class ValAxes(L.Callback):
         step = trainer.global_step
         if not self.every or (step % self.every and step != self.max_steps):
             return
-        metrics = dict(self.look())
-        ok, score = self.score(metrics)
+        metrics = dict(self.look()) if ranks.is_first() else {}
+        # decided once, for all
+        metrics, (ok, score), short = ranks.of_first(
+            (metrics, self.score(metrics), self.below(metrics) if self.below else 0.0)
+        )
         self.history.append({"step": step, "ok": float(ok), "score": score, **metrics})
         if self.record:
             shown = {f"val/{k}": v for k, v in metrics.items()}
@@ -128,25 +141,43 @@ class ValAxes(L.Callback):
         better = ok and (not self.best_ok or score < self.best_score)
         if better or (ok and score == self.best_score):
             self.best_step, self.best_score, self.best_ok = step, score, True
-            if self.path is not None and trainer.is_global_zero:
+            if self.path is not None and (ranks.is_first() or module.sharded):
                 keep(module, self.path)
         self.stale = 0 if better else self.stale + 1
+        self._reject(metrics, short, step)
         if self.patience and self.stale >= self.patience:
             trainer.should_stop = True
+
+    def _reject(self, metrics: dict[str, float], short: float, step: int) -> None:
+        self.low = self.low + 1 if short > 0 else 0
+        if self.floor_patience and self.low >= self.floor_patience:
+            raise Rejected(
+                f"Given up at step {step}: utility lies {short:.3f} below its floor on val, at {self.low} look(s) in a "
+                "row (trainer.utility_floor, trainer.floor_patience).",
+                {**metrics, "shortfall": short},
+            )
 
 
 def keep(module: Any, path: Path) -> None:
     """Writes the trained weights of `module.student` to a safetensors file, atomically."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # of a sharded student every rank has to help, one weight after another
     state = {
-        n: p.detach().to("cpu", copy=True).contiguous()
+        n: whole(p.detach()).to("cpu", copy=True).contiguous()
         for n, p in module.student.named_parameters()
         if p.requires_grad
     }
+    if not ranks.is_first():
+        return
     partial = path.with_suffix(".partial")
     save_file(state, partial)
     os.chmod(partial, 0o600)
     os.replace(partial, path)
+
+
+def whole(tensor: Any) -> Any:
+    """A tensor, gathered where every rank holds a share of it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def restore(module: Any, path: Path) -> None:

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader
 
 from harmonize.console import progress_bar
 from harmonize.errors import Interrupted, RunError
+from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import ResumeCheckpoint
 from harmonize.unlearning.module import UnlearningModule
+from harmonize.unlearning.sharded import FSDP2, KeepTrained, fsdp2
 from harmonize.unlearning.steps import StepLoader
 
 
@@ -77,6 +79,7 @@ class GracefulStop(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Stops at a step boundary, where weights and optimizer agree."""
+        self.asked = ranks.any_of(self.asked)  # signals reach ranks at different steps
         if self.asked:
             trainer.should_stop = True
 
@@ -131,11 +134,14 @@ def fit(
     graceful = GracefulStop()
     everything: list[L.Callback] = [*callbacks]
     saver = None
-    if checkpoints is not None:
+    # Lightning cannot load one file of optimizer states into shares: a sharded run starts again
+    if checkpoints is not None and settings.strategy != FSDP2:
         saver = ResumeCheckpoint(checkpoints, settings.checkpoint_every)
         everything.append(saver)
-    if settings.enable_progress_bar:
+    if settings.enable_progress_bar and ranks.is_first():
         everything.append(Bar(title, settings.max_steps))
+    if settings.strategy == FSDP2 and checkpoints is not None:
+        everything.append(KeepTrained(checkpoints))
     # last, so that a look or a save of the same step is done before stopping
     everything.append(graceful)
     device = next(module.student.parameters()).device
@@ -145,8 +151,10 @@ def fit(
         max_steps=settings.max_steps,
         max_epochs=-1,
         accelerator="cpu" if stay else settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
+        devices=settings.devices if ranks.size() > 1 else 1,
+        num_nodes=settings.num_nodes if ranks.size() > 1 else 1,
+        strategy=strategy(settings.strategy),
+        use_distributed_sampler=False,
         precision=settings.precision,
         deterministic=settings.deterministic,
         logger=False,
@@ -172,7 +180,7 @@ def fit(
             "written is kept; free some space, or start anew with overwrite=true."
         ) from error
     finally:
-        if next(module.student.parameters()).device != device:
+        if not module.sharded and next(module.student.parameters()).device != device:
             module.student.to(device)  # Lightning leaves the model in main memory
     if graceful.asked:
         kept = "the state was saved" if saver is not None else "this part starts again"
@@ -181,6 +189,13 @@ def fit(
             "Continue with the same command and resume=true."
         )
     return int(trainer.global_step)
+
+
+def strategy(name: str) -> Any:
+    """Lightning's strategy of that name, as we want it: gradients are averaged by the module, once a step."""
+    if name == FSDP2:
+        return fsdp2(ranks.size())
+    return "ddp" if name == "auto" and ranks.size() > 1 else name
 
 
 def resumed_step(checkpoints: Path, resume: bool) -> int | None:

@@ -27,7 +27,7 @@ class StepTools:
         seed: Of the run.
         parameters: Those that are trained.
         optimizer: Its state may be read; `step()` is called once, by `Combiner.take`.
-        backward: Backward pass into `.grad`, averaged over ranks.
+        backward: Backward pass into `.grad`, which is averaged over ranks before `finish`.
         average: Averages tensors over ranks, in place; for gradients that `backward` did not see.
         evaluate: The step's weighted (term, role) losses over all ranks, at the present weights, without gradient.
     """

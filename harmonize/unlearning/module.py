@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
@@ -21,11 +24,14 @@ from harmonize.models.compiling import PAD_TO, CompiledBlocks
 from harmonize.models.head import Head, evaluating
 from harmonize.models.lora import is_adapter
 from harmonize.models.products import fp32_by_default
+from harmonize.unlearning import ranks
+from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
 from harmonize.unlearning.gradient import Combiner, StepTools
-from harmonize.unlearning.grouping import loss_name
+from harmonize.unlearning.grouping import NO_ROLE, loss_name
+from harmonize.unlearning.sharded import is_divided, shard
 from harmonize.unlearning.steps import StepData, micro_batches
 from harmonize.unlearning.terms import (
     Denominators,
@@ -126,6 +132,7 @@ class UnlearningModule(L.LightningModule):
             self._compiled = CompiledBlocks(student, dynamic=True)
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self.trainable = [p for p in student.parameters() if p.requires_grad]
+        self._unreduced = self._sharded = False
 
     @property
     def controller(self) -> Controller:
@@ -133,9 +140,24 @@ class UnlearningModule(L.LightningModule):
         controller: Controller = self._parts.controller
         return controller
 
+    @property
+    def sharded(self) -> bool:
+        """Whether every rank holds a share of the weights."""
+        return self._sharded
+
+    def configure_model(self) -> None:
+        """Divides the student where the strategy does so; the optimizer then holds shares as well."""
+        if self._sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        shard(self.student, self.device_mesh["data_parallel"])
+        found = [p for p in self.student.parameters() if p.requires_grad]
+        self.trainable = [*(p for p in found if is_divided(p)), *(p for p in found if not is_divided(p))]
+        self._sharded = True
+
     def configure_optimizers(self) -> Any:
         """Optimizer over the trainable parameters, and its per-step schedule."""
-        optimizer = self._parts.optimizer(self.trainable)
+        parts = self._alike()
+        optimizer = self._parts.optimizer(parts[0] if len(parts) == 1 else [{"params": p} for p in parts])
         return [optimizer], [self._parts.scheduler(optimizer)]
 
     def transfer_batch_to_device(self, batch: StepData, device: Any, dataloader_idx: int) -> StepData:
@@ -152,7 +174,8 @@ class UnlearningModule(L.LightningModule):
             self._step(step)
 
     def _step(self, step: StepData) -> None:
-        torch.manual_seed(int(content_hash(self.seed, "dropout", step.step)[:15], 16))
+        place = (ranks.rank(),) if ranks.rank() else ()  # ranks draw apart, and one alone as ever
+        torch.manual_seed(int(content_hash(self.seed, "dropout", step.step, *place)[:15], 16))
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         rows = self._rows(step)
@@ -173,19 +196,23 @@ class UnlearningModule(L.LightningModule):
             for key, value in found.items():
                 raw[key] = raw.get(key, 0.0) + value.detach()
             self._timer.tokens += int(batch.attention_mask.sum())
+        if self._unreduced:
+            ranks.average_gradients([p for p in self.trainable if not is_divided(p)])
+            self._unreduced = False
         figures = self._parts.combiner.finish(tools)
         scale = self._gradient_scale()
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable, (self.clip or math.inf) * (scale or 1.0))
-        # a scaler that overflowed leaves this step out by itself, and tries a smaller scale
-        sound = scale is not None or math.isfinite(float(norm))
-        if not sound or not all(math.isfinite(float(v)) for v in raw.values()):
-            self._refuse(raw, batches, total, step.step)
+        norm = self._clip(scale or 1.0)
+        values = self._reduce({key: float(v) for key, v in raw.items()})
+        # of all ranks: they stop together or not at all. A scaler that overflowed leaves this step out by itself, and
+        # tries a smaller scale
+        sound = scale is not None or math.isfinite(norm)
+        if not sound or not all(math.isfinite(v) for v in values.values()):
+            self._refuse(values, batches, total, step.step)
         figures |= self._parts.combiner.take(tools)
         schedule: Any = self.lr_schedulers()
         schedule.step()
-        values = self._reduce({key: float(v) for key, v in raw.items()})
         self.controller.update(values, step.step)
-        self._report(values, weights, float(norm) / (scale or 1.0), optimizer, step.step)
+        self._report(values, weights, norm, optimizer, step.step)
         more = figures if self._due(step.step) else {}
         if apart:
             more = {**more, **self._cosines(apart)}
@@ -250,15 +277,35 @@ class UnlearningModule(L.LightningModule):
                         values[key] = values.get(key, 0.0) + factor * float(value)
             return self._reduce(values)
 
-        return StepTools(
-            step, self.seed, self.trainable, optimizer, self.manual_backward, self._average, evaluate
-        )
+        return StepTools(step, self.seed, self.trainable, optimizer, self._backward, ranks.average, evaluate)
 
-    def _average(self, tensors: Sequence[Tensor]) -> None:
-        if self._world() > 1:
-            for tensor in tensors:
-                torch.distributed.all_reduce(tensor)
-                tensor /= self._world()
+    def _backward(self, loss: Tensor) -> None:
+        """Backward pass into `.grad`, of this rank's rows; averaged once a step, before `finish`.
+
+        DDP's own hooks would average after every micro-batch, and wait for ever where a rank has no row of a term.
+        """
+        wrapped: Any = self.trainer.strategy.model
+        with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext():
+            self.manual_backward(loss)
+        self._unreduced = True
+
+    def _clip(self, scale: float) -> float:
+        """Clips the gradient, which a scaler has multiplied by `scale`; returns its norm before, without that."""
+        parts = self._alike()
+        norms = [whole(get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+        if self.clip:
+            for part in parts:
+                clip_grads_with_norm_(part, self.clip * scale, norm)
+        return float(norm) / scale
+
+    def _alike(self) -> list[list[Parameter]]:
+        """The trained parameters, divided ones apart from whole ones: torch takes no list that has both."""
+        parts = [
+            [p for p in self.trainable if is_divided(p)],
+            [p for p in self.trainable if not is_divided(p)],
+        ]
+        return [part for part in parts if part] or [[]]
 
     def _keep_apart(
         self, apart: dict[tuple[str, str], list[Tensor | None]], weighted: Mapping[tuple[str, str], Tensor]
@@ -270,7 +317,7 @@ class UnlearningModule(L.LightningModule):
 
     def _cosines(self, apart: Mapping[tuple[str, str], list[Tensor | None]]) -> dict[str, float]:
         for gradient in apart.values():
-            self._average([g for g in gradient if g is not None])
+            ranks.average([g for g in gradient if g is not None])
         found = pairwise({loss_name(*k): g for k, g in apart.items()}, [TOTAL] * len(self.trainable))[TOTAL]
         return {f"cosine/{a}|{b}": v for (a, b), v in found.items() if math.isfinite(v)}
 
@@ -289,15 +336,15 @@ class UnlearningModule(L.LightningModule):
         """Sums denominators or losses over ranks."""
         if self._world() == 1:
             return total
-        keys = sorted(total)
-        values = torch.tensor([total[k] for k in keys], dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(values)
-        return dict(zip(keys, values.tolist(), strict=True))
+        # every (term, role) of the method: a rank without a row of one still has a place for it
+        keys = sorted({(t.name, role) for t in self.terms for role in (t.roles or [NO_ROLE])} | set(total))
+        found = ranks.summed([*(total.get(k, 0.0) for k in keys), *(float(k in total) for k in keys)])
+        return {k: v for k, v, n in zip(keys, found, found[len(keys) :], strict=False) if n}
 
     def _refuse(
-        self, raw: Mapping[tuple[str, str], Tensor], batches: Sequence[Batch], total: Denominators, step: int
+        self, raw: Mapping[tuple[str, str], float], batches: Sequence[Batch], total: Denominators, step: int
     ) -> None:
-        bad = [loss_name(*key) for key, v in raw.items() if not math.isfinite(float(v))]
+        bad = [loss_name(*key) for key, v in raw.items() if not math.isfinite(v)]
         what = "the loss"
         if not bad:
             bad, what = self._bad_gradients(batches, total), "the gradient"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,13 +16,12 @@ from harmonize.config.suite_checks import VAL_AXES
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, digests
 from harmonize.data.responses import check_responses
-from harmonize.errors import DataError
+from harmonize.errors import DataError, Rejected
 from harmonize.evaluation.beside import GOLD, TARGET
 from harmonize.evaluation.proof import proof_notes
 from harmonize.evaluation.stability import stability
 from harmonize.guards.guard import Guarded
 from harmonize.guards.saved import save_guard, secret_files, warn_of_guard
-from harmonize.models.cache import TeacherCache
 from harmonize.models.load import LoadedModel
 from harmonize.models.lora import adapted_layers
 from harmonize.models.save import export
@@ -32,11 +32,13 @@ from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
 from harmonize.tracking.results import Results, build_results
 from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning import launch, ranks
 from harmonize.unlearning.adapters import adapt, measure_for
 from harmonize.unlearning.callbacks import restore
 from harmonize.unlearning.figures import Evaluations, Figures, curves_beside, raise_failures
 from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
+from harmonize.unlearning.follow import follow
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.setup import (
@@ -45,15 +47,11 @@ from harmonize.unlearning.setup import (
     prepare_process,
     same_configuration,
 )
+from harmonize.unlearning.sharded import TRAINED
 from harmonize.unlearning.targets import load_target
-from harmonize.unlearning.teaching import (
-    build_reference_for,
-    build_teacher,
-    instruction_of,
-    needs_teacher,
-)
+from harmonize.unlearning.teaching import instruction_of, needs_teacher
 from harmonize.unlearning.terms import build_terms, weight_figures
-from harmonize.unlearning.training import Parts, build_sampler, row_factory, train
+from harmonize.unlearning.training import Parts, build_parts, build_sampler, train
 
 UNLEARNING = (
     "statistics",
@@ -76,15 +74,25 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     Raises:
         HarmonizeError: Anything a user can mend; the folder's status says so too.
     """
+    if launch.needed(cfg):
+        return launch.run_ranks(cfg, folder)
+    ranks.join(cuda=torch.cuda.is_available() and cfg.trainer.accelerator != "cpu")
+    if not ranks.is_first():
+        return follow(cfg, folder)
     place = RunFolder(folder).prepare(resume=cfg.resume, overwrite=cfg.overwrite)
+    before = place.read_status()
     with place.running():
+        same_configuration(cfg, place)
+        if before.get("state") == "rejected" and before.get("found"):  # given up before, and would be again
+            raise Rejected(str(before.get("error")), before["found"])
         if cfg.resume and place.results.exists() and place.previous_state == "done":
             say(f"{folder} is done already; nothing to resume.")
             from harmonize.tracking.results import read_run
 
+            ranks.of_first(False)
             return {k: m.value for k, m in read_run(folder).results.metrics.items()}
-        same_configuration(cfg, place)
         place.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        ranks.of_first(True)
         return _Run(cfg, place).go()
 
 
@@ -149,7 +157,18 @@ class _Run:
                     loaded.model, peft, self.terms, measure, cfg.seed, cfg.allow
                 )
         with self._timed("teacher"):
-            parts = self._parts(loaded, student, start_digest, sampler)
+            parts = build_parts(
+                cfg,
+                corpus,
+                self.terms,
+                loaded,
+                student,
+                start_digest,
+                sampler,
+                self.weights,
+                self.place.record_sensitive,
+            )
+            ranks.wait()  # the others find the caches now
         self.config = plain_config(cfg)
         step = resumed_step(self.place.checkpoints, cfg.resume)
         tracker = build_tracker(self.config, self.place.path, job_type="unlearn", resume_step=step)
@@ -196,30 +215,6 @@ class _Run:
         teacher = self._teacher_figures(loaded)
         return _Beside(target, target_val, teacher, gold)
 
-    def _parts(self, loaded: LoadedModel, student: LoadedModel, start_digest: str, sampler: Any) -> Parts:
-        """The frozen models' outputs, taken once or found, and the rows that read them."""
-        cfg, corpus = self.cfg, self.corpus
-        teacher: TeacherCache | None = None
-        if needs_teacher(cfg, self.terms):
-            teacher = build_teacher(cfg, corpus, loaded, start_digest, instruction_of(cfg, corpus))
-            for path in teacher.paths:
-                self.place.record_sensitive(path)
-        factory = row_factory(cfg, loaded, corpus, teacher)
-        reference = build_reference_for(cfg, corpus, loaded, start_digest, self.terms, factory)
-        if reference is not None and reference.path is not None:
-            self.place.record_sensitive(reference.path)
-        return Parts(
-            student,
-            corpus,
-            self.terms,
-            factory,
-            sampler,
-            teacher,
-            reference,
-            self.weights,
-            self.place.record_sensitive,
-        )
-
     def _train(self, parts: Parts, loaded: LoadedModel, target_val: Figures, log: Any) -> dict[str, Any]:
         """Trains, goes back to the best state, and says what was chosen."""
         if not parts.terms:
@@ -235,6 +230,8 @@ class _Run:
 
         before = target_val.values()
         module, looks, steps = train(self.cfg, parts, look, before, self.place.checkpoints, log, probe)
+        if module.sharded:
+            self._read_back(loaded)
         if looks.best_ok and looks.path is not None and looks.path.exists() and looks.best_step < steps:
             restore(module, looks.path)
             say(f"Kept the state of step {looks.best_step}, the best on val.")
@@ -247,6 +244,15 @@ class _Run:
             "looks": looks.history,
             "stability": stability(looks.history, before, window=max(1, self.cfg.trainer.val_check_interval)),
         }
+
+    def _read_back(self, loaded: LoadedModel) -> None:
+        """An ordinary model in the place of the shares, with what was trained."""
+        cfg, path = self.cfg, self.place.checkpoints / TRAINED
+        fresh = load_target(cfg, self.corpus, None, {"load_in_4bit": cfg.peft.load_in_4bit})
+        measure = measure_for(cfg, fresh, self.corpus, self.place.record_sensitive)
+        loaded.model, self.weights = adapt(fresh.model, cfg.peft, self.terms, measure, cfg.seed, cfg.allow)
+        restore(SimpleNamespace(student=loaded.model), path)
+        path.unlink()
 
     def _export(self, loaded: LoadedModel, model: Any, results: Results) -> None:
         """The model folder, with the guard that stands around it."""

@@ -11,13 +11,14 @@ from harmonize.config.instantiate import call, takes
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import ROLES
 from harmonize.data.views import RowFactory
-from harmonize.evaluation.selection import select_score
+from harmonize.evaluation.selection import select_score, shortfall
 from harmonize.models.cache import TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.reference import Reference
 from harmonize.objectives.weights import Weights
 from harmonize.statistics import Statistics
+from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import ValAxes
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.module import Log, UnlearningModule
@@ -25,7 +26,13 @@ from harmonize.unlearning.optimizers import build_optimizer
 from harmonize.unlearning.probes import Probe
 from harmonize.unlearning.setup import plain_config
 from harmonize.unlearning.steps import StepLoader
-from harmonize.unlearning.teaching import trained_examples
+from harmonize.unlearning.teaching import (
+    build_reference_for,
+    build_teacher,
+    instruction_of,
+    needs_teacher,
+    trained_examples,
+)
 from harmonize.unlearning.terms import Term
 from harmonize.unlearning.weighters import Subject, Weighter
 from harmonize.unlearning.worst import WorstPrefill
@@ -122,9 +129,45 @@ def build_sampler(cfg: Any, corpus: Corpus, roles: Sequence[str]) -> Any:
         skip=("name",),
         examples=trained_examples(corpus, list(roles)),
         seed=cfg.seed,
-        rank=0,
-        world_size=1,
+        rank=ranks.rank(),
+        world_size=ranks.size(),
     )
+
+
+def build_parts(
+    cfg: Any,
+    corpus: Corpus,
+    terms: Sequence[Term],
+    loaded: LoadedModel,
+    student: LoadedModel,
+    digest: str,
+    sampler: Any,
+    weights: Weights | None,
+    record: Callable[[Path], object],
+) -> Parts:
+    """The frozen models' outputs, taken once or found, and the rows that read them.
+
+    Args:
+        cfg: Configuration of `harmonize unlearn`.
+        corpus: The data set.
+        terms: The method's objectives.
+        loaded: The model, with its adapters.
+        student: What is trained: the same, or an assistant.
+        digest: Of the model before its adapters.
+        sampler: Of `build_sampler`.
+        weights: The trained matrices, where a term reads them.
+        record: Told every cache that is read or written.
+    """
+    teacher: TeacherCache | None = None
+    if needs_teacher(cfg, terms):
+        teacher = build_teacher(cfg, corpus, loaded, digest, instruction_of(cfg, corpus))
+        for path in teacher.paths:
+            record(path)
+    factory = row_factory(cfg, loaded, corpus, teacher)
+    reference = build_reference_for(cfg, corpus, loaded, digest, terms, factory)
+    if reference is not None and reference.path is not None:
+        record(reference.path)
+    return Parts(student, corpus, terms, factory, sampler, teacher, reference, weights, record)
 
 
 def train(
@@ -194,6 +237,8 @@ def train(
         folder=checkpoints if settings.keep_best else None,
         patience=settings.early_stop_patience,
         record=log,
+        below=lambda found: shortfall(found, target_val, 0.0, settings.utility_floor),
+        floor_patience=settings.floor_patience,
     )
 
     def probe_in_training(questions: int, axes: Sequence[str]) -> Mapping[str, float]:
@@ -205,7 +250,7 @@ def train(
     callbacks = {
         str(name): call(c, allow=cfg.allow, **{k: v for k, v in supplied.items() if k in takes(c, cfg.allow)})
         for name, c in cfg.callbacks.items()
-        if c
+        if c and ranks.is_first()  # they watch
     }
     loaded.model.train()
     steps = fit(

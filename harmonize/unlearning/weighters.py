@@ -45,7 +45,13 @@ class Subject:
 
 
 class Weighter:
-    """What a run calls. A weighter may also have a static `problems(cfg)`, as combiners may."""
+    """What a run calls. A weighter may also have a static `problems(cfg)`, as combiners may.
+
+    Attributes:
+        by_row: Whether a row's weight depends on no other row of its step, so that ranks may weigh theirs apart.
+    """
+
+    by_row = False
 
     def prepare(self, subject: Subject) -> None:
         """Measures what it needs, once, before the first step; a resumed run measures the same again."""
@@ -57,6 +63,8 @@ class Weighter:
 
 class Even(Weighter):
     """Every row counts alike."""
+
+    by_row = True
 
     def __call__(self, model: Module, head: Head, rows: Sequence[Row], step: int) -> list[Row]:
         """The rows as they are."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("harmonize", "conf", "sweeps", "experiments", "pyproject.toml", "README.md")
+SOURCES = ("harmonize", "hydra_plugins", "conf", "sweeps", "experiments", "pyproject.toml", "README.md")
 
 
 @pytest.fixture(scope="module")

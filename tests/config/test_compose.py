@@ -125,10 +125,6 @@ def test_impossible_combinations_say_what_mends_them(
     assert any(message in problem for problem in found), found
 
 
-def test_more_devices_than_one_in_a_sweep_of_this_process() -> None:
-    assert "trainer.devices=1" in problems("unlearn", "trainer.devices=2", multirun=True)[0]
-
-
 def test_split_shares_must_sum_to_one() -> None:
     found = problems(
         "unlearn",

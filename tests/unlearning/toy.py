@@ -99,6 +99,7 @@ def trainer_settings(**changes: Any) -> SimpleNamespace:
         "max_steps": 20,
         "accelerator": "cpu",
         "devices": 1,
+        "num_nodes": 1,
         "strategy": "auto",
         "precision": "32-true",
         "deterministic": True,

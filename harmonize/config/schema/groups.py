@@ -240,7 +240,9 @@ class TrainerConfig:
     early_stop_patience: Looks without improvement before stopping (0 = never).
     neighbor_floor, utility_floor: Keep-best considers only states with at least this share of the
         target's own val figures.
+    floor_patience: Looks in a row below utility_floor after which the run is given up and marked rejected (0 = never).
     checkpoint_every: Steps between resume checkpoints (0 = only the last).
+    devices, num_nodes: Devices of a machine, and machines (docs/scale.md). strategy: auto (one device, or ddp) or ddp.
     cosines_every_n_steps: Steps between logs of the cosines between the terms' gradients (0 = never; such a step costs
         one backward pass per term and role more, and changes nothing in training).
     """
@@ -253,6 +255,7 @@ class TrainerConfig:
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: int = 1
+    num_nodes: int = 1
     strategy: str = "auto"
     deterministic: bool = True
     val_check_interval: int = 100
@@ -260,6 +263,7 @@ class TrainerConfig:
     keep_best: bool = True
     neighbor_floor: float = 0.9
     utility_floor: float = 0.9
+    floor_patience: int = 0
     checkpoint_every: int = 100
     log_every_n_steps: int = 10
     cosines_every_n_steps: int = 0

@@ -1,0 +1,86 @@
+"""What several devices ask of a configuration: told before a process is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harmonize.config.instantiate import resolve, to_plain
+from harmonize.config.rules import at_least, on_weights, one_of, present
+from harmonize.errors import ConfigError
+
+STRATEGIES: tuple[str, ...] = ("auto", "ddp", "fsdp2")
+_DEEPSPEED = (
+    "trainer.strategy={strategy} is not offered: DeepSpeed's engine owns gradients, clipping and the optimizer's step, "
+    "which here belong to the combination of the terms. Use trainer.strategy=fsdp2, which divides the same states."
+)
+
+
+def check(cfg: Any, command: str) -> list[str]:
+    """Problems of `trainer.devices`, `num_nodes` and `strategy`."""
+    t = cfg.trainer
+    problems = at_least("trainer.devices", t.devices, 1) + at_least("trainer.num_nodes", t.num_nodes, 1)
+    if str(t.strategy).startswith("deepspeed"):
+        return [*problems, _DEEPSPEED.format(strategy=t.strategy)]
+    problems += one_of("trainer.strategy", t.strategy, STRATEGIES)
+    if problems:
+        return problems
+    world = int(t.devices) * int(t.num_nodes)
+    if world == 1:
+        if t.strategy != "auto":
+            return [
+                f"trainer.strategy={t.strategy} needs several devices. Use trainer.strategy=auto, or trainer.devices=2."
+            ]
+        return []
+    if command != "unlearn":
+        return [
+            f"trainer.devices={t.devices}: harmonize {command} works on one device; only unlearn trains on several. "
+            "Use trainer.devices=1 trainer.num_nodes=1."
+        ]
+    return _rows(cfg, world) + _weighter(cfg) + (_sharded(cfg) if t.strategy == "fsdp2" else [])
+
+
+def _rows(cfg: Any, world: int) -> list[str]:
+    """Each rank must see every role, and as many rows of it as every other."""
+    from harmonize.data.sampling import shared_rows
+
+    try:
+        shared_rows(present(cfg.sampler).get("rows", {}), world)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _weighter(cfg: Any) -> list[str]:
+    node = present(cfg.weighter)
+    target = node.get("_target_")
+    if target is None or getattr(resolve(target, cfg.allow), "by_row", False):
+        return []
+    return [
+        f"{str(target).rpartition('.')[2]} weighs a row against the others of its step, which lie on other devices. "
+        "Use weighter=none, or trainer.devices=1."
+    ]
+
+
+def _sharded(cfg: Any) -> list[str]:
+    """What a model in shares cannot do: whatever asks it something apart from the step that all ranks take together."""
+    t = cfg.trainer
+    wrong = {
+        "trainer.val_check_interval=0": t.val_check_interval != 0,
+        "trainer.cosines_every_n_steps=0": t.cosines_every_n_steps != 0,
+        "gradient=sum": present(cfg.gradient).get("_target_") != "harmonize.unlearning.gradient.Sum",
+        "weighter=none": present(cfg.weighter).get("_target_") != "harmonize.unlearning.weighters.Even",
+        "assistant=none": bool(present(cfg.assistant).get("_target_")),
+        "guard=none": bool(present(cfg.guard).get("_target_")),
+        "dataset.prefill.mode=random": cfg.dataset.prefill.mode.value == "worst_of_n",
+        "teacher.cache=hidden": cfg.teacher.cache.value == "none",
+        "peft.load_in_4bit=false": bool(cfg.peft.load_in_4bit),
+    }
+    wrong["~method.objectives.<term>"] = any(
+        on_weights(entry, cfg.allow) for entry in to_plain(cfg.method.objectives).values() if entry
+    )
+    fix = [text for text, applies in wrong.items() if applies]
+    return (
+        [f"trainer.strategy=fsdp2 asks the model nothing beside its steps. Use {' '.join(fix)}."]
+        if fix
+        else []
+    )
