@@ -72,6 +72,9 @@ def interrupted() -> str:
             if trainer.global_step == 3 and ranks.rank() == ranks.size() - 1:
                 os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests may run in the background, which ignores it
     sampler = Shared(make_rows(32), ROWS)
     settings = trainer_settings(max_steps=50, devices=ranks.size())
     folder = Path(sys.argv[1], f"interrupted-{ranks.size()}")

@@ -87,7 +87,9 @@ def test_ctrl_c_to_one_rank_stops_all_after_the_same_step(trajectories: dict[str
     )
 
 
-def test_signals_are_passed_on_and_what_the_first_rank_raised_is_raised(tmp_path: Path) -> None:
+def test_signals_are_passed_on_and_what_the_first_rank_raised_is_raised(
+    tmp_path: Path, foreground: None
+) -> None:
     wait = "import signal, sys, time; signal.signal(2, lambda *a: sys.exit(7)); print(flush=True); time.sleep(60)"
     processes = [
         subprocess.Popen(

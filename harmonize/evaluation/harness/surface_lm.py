@@ -96,13 +96,13 @@ class SurfaceLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        if not hasattr(self.surface, "scorer"):
+        if not hasattr(self.surface, "speaking"):
             raise NotMeasured("this model shows no probabilities of single tokens")
         pairs = [self._fitted(tuple(context), tuple(said), what) for what, context, said in requests]
         groups: dict[Ids, dict[Ids, None]] = {}
         for context, said in pairs:
             groups.setdefault(context, {})[said] = None
-        model, adjust = self.surface.scorer(list(groups))
+        model, adjust = self.surface.speaking(list(groups), scored=True)
         answers = shared_log_probs(
             model,
             [(context, list(some)) for context, some in groups.items()],
