@@ -74,9 +74,14 @@ def _same(own: Any, wanted: Any) -> bool:
 
 
 def job_of(run: StudyRun, wanted: Sequence[Mapping[str, Any]]) -> int | None:
-    """The number of the job that a run is of: of those that it fits the one that says most; None if it fits none."""
+    """The number of the job that a run is of: of those that it fits the one that it shows most of; None if none."""
     fitting = [i for i, demand in enumerate(wanted) if fits(run.flat, demand)]
-    return max(fitting, key=lambda i: len(wanted[i]), default=None)
+    return max(fitting, key=lambda i: _shown(run.flat, wanted[i]), default=None)
+
+
+def _shown(flat: Mapping[str, str], wanted: Mapping[str, Any]) -> int:
+    """How many of a fitting job's demands the configuration shows; the others are of keys that it does not have."""
+    return sum(value is _GONE or key in flat or f"{key}.name" in flat for key, value in wanted.items())
 
 
 def missing_note(name: str, jobs: Sequence[Job], there: set[int], most: int = 4) -> str:

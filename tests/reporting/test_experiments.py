@@ -148,6 +148,9 @@ def test_a_run_is_of_the_job_that_says_most(tmp_path: Path, write_run: Write) ->
         + load_study(tmp_path, keep=lambda run: run.seeds[0] == "1").runs
     )
     assert (job_of(plain, wanted), job_of(pushed, wanted)) == (1, 0)
+    # of two that say as much, the one whose keys the run has: nothing is known of a term that it lacks
+    crossed = [("method=duet", "method.objectives.push.weight=2"), ("method=duet", "~method.objectives.push")]
+    assert job_of(plain, [demands(Job(o)) for o in crossed]) == 1
 
 
 def _duets(folder: Path, write_run: Write, seeds: tuple[int, ...] = (0, 1), method: str = "duet") -> None:
