@@ -127,7 +127,7 @@ def check_first(command: str, arguments: Arguments, multirun: bool) -> None:
     from harmonize.config.compose import compose_config
     from harmonize.config.plugins import plugin_problems
 
-    if problems := plugin_problems(arguments.overrides, multirun):
+    if problems := plugin_problems(arguments.overrides, multirun, arguments.config_dirs):
         raise ConfigError(problems)
     if not multirun:
         compose_config(command, arguments.overrides, config_dirs=arguments.config_dirs)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
+
+from harmonize.errors import did_you_mean
 
 # (group, option): the module that it needs, and the extra that brings it
 _NEEDS = {
@@ -18,15 +21,25 @@ _GROUPS = ("hydra/launcher", "hydra/sweeper")
 _MULTIRUN = "{group}={option} is for many runs. Add -m: harmonize <command> -m {group}={option} ..."
 
 
-def plugin_problems(overrides: Sequence[str], multirun: bool) -> list[str]:
-    """What stands in the way of the launchers and sweepers that a command line names."""
+def plugin_problems(
+    overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str | Path] = ()
+) -> list[str]:
+    """What stands in the way of the launchers and sweepers that a command line names.
+
+    Args:
+        overrides: Of the command line.
+        multirun: Whether it starts many runs.
+        config_dirs: The user's own configuration folders, whose options count as ours.
+    """
     problems = []
     for text in overrides:
         group, _, option = text.lstrip("+").partition("=")
         if group not in _GROUPS:
             continue
         module, extra = _NEEDS.get((group, option), ("", ""))
-        if module and not _found(module):
+        if not module and option not in (known := _options(group, config_dirs)):
+            problems.append(f"{group}={option}: no such {group}. {did_you_mean(option, known)}")
+        elif module and not _found(module):
             problems.append(
                 f"{group}={option} needs a package that is not installed. Install it: pip install 'harmonize[{extra}]'."
             )
@@ -38,6 +51,18 @@ def plugin_problems(overrides: Sequence[str], multirun: bool) -> list[str]:
         elif not multirun:
             problems.append(_MULTIRUN.format(group=group, option=option))
     return problems
+
+
+def _options(group: str, config_dirs: Sequence[str | Path]) -> set[str]:
+    """What the group offers: ours, installed or not, those of every plugin that Hydra finds, and the user's own."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # looks for plugins, which name their options
+    kind = group.partition("/")[2]
+    stored = ConfigStore.instance().repo.get("hydra", {}).get(kind, {})
+    own = [path.name for folder in config_dirs for path in Path(folder, group).glob("*.yaml")]
+    return {o for g, o in _NEEDS if g == group} | {n.removesuffix(".yaml") for n in (*stored, *own)}
 
 
 def _found(module: str) -> bool:

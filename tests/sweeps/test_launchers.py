@@ -77,6 +77,17 @@ def test_what_is_not_installed_is_told_with_its_extra(
     assert f"pip install 'harmonize[{extra}]'" in problem
 
 
+def test_a_misspelt_launcher_is_told_and_an_own_one_is_known(tmp_path: Path) -> None:
+    [problem] = plugins.plugin_problems(["hydra/launcher=rey"], multirun=True)
+    assert problem.startswith(
+        "hydra/launcher=rey: no such hydra/launcher. Did you mean 'ray'? Available: basic, "
+    )
+    own = tmp_path / "hydra" / "launcher" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [basic]\n", encoding="utf-8")
+    assert not plugins.plugin_problems(["hydra/launcher=mine"], multirun=True, config_dirs=[tmp_path])
+
+
 def test_a_job_that_no_cluster_can_take_is_told() -> None:
     must_fit({"CPU": 2.0}, 2, 0)
     with pytest.raises(ConfigError, match="asks for 1 cores and 1 GPUs, and the cluster has 2 and 0"):
