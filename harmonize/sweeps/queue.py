@@ -7,8 +7,6 @@ finished run of the study has its resolved configuration, whatever its folder is
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from harmonize.reporting.study import flatten, is_ignored
 from harmonize.runners import runner
 from harmonize.sweeps.plan import Job
 from harmonize.tracking.files import make_folder, write_text
+from harmonize.tracking.locks import is_held
 from harmonize.tracking.results import CONFIG, RESULTS, STATUS, Results, plain, read_results
 from harmonize.tracking.run_folder import LOCK, RunFolder
 
@@ -211,19 +210,7 @@ class Queue:
 
 def in_use(folder: Path) -> bool:
     """Whether a process holds the run folder."""
-    try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return _status(folder).get("state") == RUNNING
-    finally:
-        os.close(handle)
-    return False
+    return is_held(folder / LOCK, lambda: _status(folder).get("state") == RUNNING)
 
 
 def _job_name(job: Job) -> str:

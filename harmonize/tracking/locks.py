@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,17 +43,29 @@ class Presence:
 
 def is_present(folder: Path, name: str) -> bool:
     """Whether the process of that name is alive; the file of one that is not is removed."""
+    path = folder / name
+    if is_held(path, lambda: path.exists()):  # without locks the file is believed
+        return True
+    path.unlink(missing_ok=True)
+    return False
+
+
+def is_held(path: Path, unknown: Callable[[], bool]) -> bool:
+    """Whether a process holds the lock of a file; nobody does where there is no file.
+
+    Args:
+        unknown: Answers on a file system that has no locks.
+    """
     try:
-        handle = os.open(folder / name, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # a file system without locks: believe the file
-        return True
+    except OSError:
+        return unknown()
     finally:
         os.close(handle)
-    (folder / name).unlink(missing_ok=True)
     return False
