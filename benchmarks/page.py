@@ -1,7 +1,7 @@
 """Writes the tables of docs/benchmarks.md from the kept rows of the protocols, each ratio beside its bar.
 
-    python -m benchmarks.page --keep rows.jsonl gpu   # keep a run of benchmarks.gpu_protocol (or cpu), then write
-    python -m benchmarks.page [--check]
+python -m benchmarks.page --keep rows.jsonl gpu   # keep a run of benchmarks.gpu_protocol (or cpu), then write
+python -m benchmarks.page [--check]
 """
 
 from __future__ import annotations
@@ -172,7 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--keep", nargs=2, metavar=("ROWS", "NAME"), help="first keep these rows as NAME")
-    options.add_argument("--check", action="store_true", help="write nothing; exit status 1 where it is stale")
+    options.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 where it is stale"
+    )
     given = options.parse_args(argv)
     if given.keep:
         lines = Path(given.keep[0]).read_text(encoding="utf-8").splitlines()
