@@ -33,7 +33,7 @@ def compact(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if "parity" in row or "rounded to fp16" in row or "seconds" in row:
             continue
         if "memory" in row:
-            sizes = {k: row.pop(k) for k in ("before", "loss", "backward", "update", "peak")}
+            sizes = {k: row.pop(k, 0) for k in ("before", "loss", "backward", "update", "peak")}
             memory = {} if row["memory"] == "bidirectional" else memory
             memory[row.pop("memory")] = sizes
             ours, theirs = memory["bidirectional"]["peak"], sizes["peak"]
