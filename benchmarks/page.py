@@ -46,6 +46,10 @@ class Bar:
 
 _FULL, _LORA = {"trained": "all weights"}, {"trained": "lora r=16"}
 _LIVE = "live, shared prefix"
+_METHODS = [
+    Bar("cached reference", "live reference", most, where={"method": method})
+    for method, most in (("npo", 0.75), ("npo_kl", 0.60), ("undial", 0.45))
+]
 BARS: Mapping[str, Sequence[Bar]] = {
     "gpu": [
         Bar("bidirectional", "answer-only", 1.05, where={"section": "s1"}),
@@ -55,12 +59,28 @@ BARS: Mapping[str, Sequence[Bar]] = {
         Bar("bidirectional", "answer-only", 1.00, of="peak memory"),
         Bar(_LIVE, "supervised", 1.40, where=_FULL),
         Bar(_LIVE, "supervised", 1.60, where=_LORA),
-        *(
-            Bar("cached reference", "live reference", most, where={"method": method})
-            for method, most in (("npo", 0.75), ("npo_kl", 0.60), ("undial", 0.45))
-        ),
+        *_METHODS,
         Bar("build", "forward", 1.15),
         Bar("build, shared prefix", "forward", 0.80, where={"prefix": 256}),
+    ],
+    "cpu": [
+        *(
+            Bar("bidirectional", other, most, where={"shape": shape})
+            for shape, other, most in (
+                ("sandbox", "answer-only", 1.10),
+                ("1b-proportioned", "answer-only", 1.05),
+                ("1b-proportioned", "stock", 0.85),
+                ("v32k", "answer-only", 0.95),
+                ("v32k", "stock", 0.45),
+            )
+        ),
+        Bar("bidirectional", "answer-only", 1.00, of="peak memory"),
+        Bar(_LIVE, "supervised", 1.40, where=_FULL),
+        Bar(_LIVE, "supervised", 1.60, where=_LORA),
+        *_METHODS,
+        Bar("build", "forward", 1.15),
+        Bar("build, shared prefix", "forward", 0.80, where={"prefix": 32}),
+        Bar("twice the rows", "step", 2.20),
     ],
 }
 LEAST_SHARE = 0.40  # of the dense bf16 peak, 1B, all weights

@@ -20,11 +20,15 @@ def compact(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Parity becomes the number of pairs and their largest differences; peak memory becomes rows of ratios like the
     others.
+
+    Raises:
+        ValueError: Rows of several machines or versions. Sections measured at several commits may stand together.
     """
     given = [dict(row) for row in rows]
     about = {name: given[0][name] for name in ABOUT}
-    if any({name: row.get(name) for name in ABOUT} != about for row in given):
-        raise ValueError("rows of several machines, versions or commits; keep one run's")
+    if any(row.get(name) != about[name] for row in given for name in ABOUT if name != "commit"):
+        raise ValueError("rows of several machines or versions; keep one machine's")
+    about["commit"] = ", ".join(dict.fromkeys(row["commit"] for row in given))
     parity = [r for r in given if "parity" in r and "ok" in r]
     kept: list[Row] = []
     memory: dict[str, dict[str, int]] = {}
