@@ -42,8 +42,8 @@ def test_arrays_are_in_the_order_of_the_requests(mode: str, aside: bool, tmp_pat
     expected = {"top_ids": ids.int(), "top_values": values, "hidden": states}
     assert set(here) == (set(expected) if mode == "hidden" else {"top_ids", "top_values"})
     for name, found in here.items():
-        assert torch.equal(found, expected[name])
-        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), expected[name].numpy())
+        torch.testing.assert_close(found, expected[name])  # products of other batches round otherwise
+        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), found.numpy())
     assert np.load(tmp_path / "offsets.npy").tolist() == [0, 2, 3, 6]
     assert np.load(tmp_path / "targets.npy").tolist() == [4, 5, 6, 7, 8, 9]
 
