@@ -51,6 +51,7 @@ WORKS = {
     "v32k": Work(8, 64, 0.25, prefix=32),
 }
 SMALLEST = ("sandbox", "v32k")  # what the tests time
+ALONE = Work(64, 64, 0.5)  # of the loss alone
 GROWN = (8192, 32768, 131072, 262144)
 
 
@@ -97,11 +98,10 @@ def v1(place: Place) -> Iterator[dict[str, Any]]:
     """A small body, four vocabularies: time of a step, and bytes of the loss alone."""
     for number, size in enumerate(GROWN):
         shape = replace(SHAPES["v32k"], vocabulary=size)
-        for row in sections.vocabulary(place, shape, WORKS["v32k"], len(GROWN) - number):
-            yield row
-            about = {k: row[k] for k in ("trained", "rows", "tokens", "answers", "vocabulary")}
+        yield from sections.vocabulary(place, shape, WORKS["v32k"], len(GROWN) - number)
         arms = ("bidirectional", "supervised")
-        yield {"loss memory": {arm: in_fresh_process(f"loss:{size}", arm) for arm in arms}, **about}
+        found = {arm: in_fresh_process(f"loss:{size}", arm) for arm in arms}
+        yield {"loss memory": found, "rows": ALONE.rows, "vocabulary": size}
 
 
 def linear(place: Place) -> Iterator[dict[str, Any]]:
@@ -167,7 +167,7 @@ def one_arm(name: str, arm: str) -> Step:
 
 def _loss_alone(shape: Shape, arm: str) -> Step:
     model: nn.Module = build_model(replace(shape, layers=1), CPU, torch.float32)
-    rows = make_rows(Work(64, 64, 0.5), shape.vocabulary)
+    rows = make_rows(ALONE, shape.vocabulary)
     terms = bidirectional() if arm == "bidirectional" else supervised()
     teacher = make_teacher(model, requests_of(rows, 32, shape.vocabulary)) if arm == "bidirectional" else None
     module = Bench(model, terms, None, teacher=teacher)
