@@ -45,8 +45,11 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python -m harmonize.reporting.methods_page
 
+# Half an hour of one core; writes benchmarks/results/cpu.json and the tables of docs/benchmarks.md.
 bench: $(READY)
-	$(BIN)/python benchmarks/step_cost.py
+	rm -f bench.jsonl
+	$(BIN)/python -m benchmarks.cpu_protocol --out bench.jsonl
+	$(BIN)/python -m benchmarks.page --keep bench.jsonl cpu
 
 # Keeps .venv, runs/ and the caches under HARMONIZE_CACHE.
 clean:

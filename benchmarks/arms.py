@@ -244,8 +244,8 @@ class Bench(UnlearningModule):
     def log(self, *_: Any, **__: Any) -> None:
         """No trainer, no log."""
 
-    def manual_backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
-        """Backward; what came before it was the forward and the loss."""
+    def _backward(self, loss: Tensor) -> None:
+        """Backward pass on the one device; what came before it was the forward and the loss."""
         if self.mark:
             self.mark("loss")
         loss.backward()

@@ -125,13 +125,18 @@ def _sequence(logits: Tensor, labels: Tensor) -> Tensor:
     return -flat.reshape(labels.shape).sum(-1)
 
 
-def loss_memory(module: Bench, batch: Batch, hidden: Tensor, device: torch.device) -> int:
-    """Bytes that loss and backward take beside the hidden states at the answer positions and their gradient."""
+def loss_backward(module: Bench, batch: Batch, hidden: Tensor) -> None:
+    """Loss and its backward on given hidden states at the answer positions."""
     forward = module._parts.forward
     total = denominators(module.terms, [batch])
+    outputs = Outputs(batch, hidden, forward.head, forward.teacher, None, sizes=forward._sizes)
+    torch.stack(list(losses(module.terms, outputs, batch, total).values())).sum().backward()
+
+
+def loss_memory(module: Bench, batch: Batch, hidden: Tensor, device: torch.device) -> int:
+    """Bytes that loss and backward take on a GPU beside the hidden states and their gradient."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    outputs = Outputs(batch, hidden, forward.head, forward.teacher, None, sizes=forward._sizes)
-    torch.stack(list(losses(module.terms, outputs, batch, total).values())).sum().backward()
+    loss_backward(module, batch, hidden)
     return int(torch.cuda.max_memory_allocated(device) - before - hidden.numel() * hidden.element_size())

@@ -43,6 +43,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "one option of a group: every key, what it computes, needs and costs",
     ),
     "validate": ("harmonize.commands.validate:run", "check a configuration and its data without running it"),
+    "profile": (
+        "harmonize.commands.profile:run",
+        "where the time and memory of a training step go",
+    ),
     "purge": ("harmonize.commands.purge:run", "remove what a run keeps that is sensitive"),
 }
 

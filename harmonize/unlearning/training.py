@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harmonize.config.instantiate import call, takes
 from harmonize.data.corpus import Corpus
@@ -36,6 +36,8 @@ from harmonize.unlearning.teaching import (
 from harmonize.unlearning.terms import Term
 from harmonize.unlearning.weighters import Subject, Weighter
 from harmonize.unlearning.worst import WorstPrefill
+
+Module = TypeVar("Module", bound=UnlearningModule)
 
 
 @dataclass
@@ -170,35 +172,26 @@ def build_parts(
     return Parts(student, corpus, terms, factory, sampler, teacher, reference, weights, record)
 
 
-def train(
+def build_module(
     cfg: Any,
     parts: Parts,
-    look: Callable[[], Mapping[str, float]],
-    target_val: Mapping[str, float],
-    checkpoints: Path,
     log: Log | None,
-    probe: Probe | None = None,
-) -> tuple[UnlearningModule, ValAxes, int]:
-    """Trains the student.
+    kind: type[Module] = UnlearningModule,  # type: ignore[assignment]
+) -> Module:
+    """The LightningModule of a run.
 
     Args:
         cfg: Configuration of `harmonize unlearn`.
         parts: What is trained.
-        look: Measures the student on val.
-        target_val: The untouched model's figures on val, which the floors of keep-best are shares of.
-        checkpoints: Folder of checkpoints.
         log: Receives metrics.
-        probe: Measures the student on a few val questions; supplied to callbacks that have a parameter of that name.
-
-    Returns:
-        The module, what was seen on val, and the optimizer steps taken in all.
+        kind: Class of the module.
     """
     settings, loaded = cfg.trainer, parts.loaded
     roles = list(cfg.method.response)
     renderer = loaded.renderer
     weighter = _weighter(cfg, parts)
     by_id = {e.id: e for group in trained_examples(parts.corpus, roles).values() for e in group}
-    module = UnlearningModule(
+    return kind(
         loaded.model,
         parts.terms,
         optimizer=lambda parameters: build_optimizer(cfg.optimizer, parameters, cfg.allow),
@@ -223,6 +216,38 @@ def train(
         weigh=weighter,
         cosines_every=settings.cosines_every_n_steps,
     )
+
+
+def step_loader(parts: Parts, start: Callable[[], int]) -> StepLoader[Any]:
+    """The loader of a run's steps; `start` says where training stands."""
+    return StepLoader(parts.sampler, lambda d: parts.factory.views(d.example, d.epoch), start)
+
+
+def train(
+    cfg: Any,
+    parts: Parts,
+    look: Callable[[], Mapping[str, float]],
+    target_val: Mapping[str, float],
+    checkpoints: Path,
+    log: Log | None,
+    probe: Probe | None = None,
+) -> tuple[UnlearningModule, ValAxes, int]:
+    """Trains the student.
+
+    Args:
+        cfg: Configuration of `harmonize unlearn`.
+        parts: What is trained.
+        look: Measures the student on val.
+        target_val: The untouched model's figures on val, which the floors of keep-best are shares of.
+        checkpoints: Folder of checkpoints.
+        log: Receives metrics.
+        probe: Measures the student on a few val questions; supplied to callbacks that have a parameter of that name.
+
+    Returns:
+        The module, what was seen on val, and the optimizer steps taken in all.
+    """
+    settings, loaded = cfg.trainer, parts.loaded
+    module: UnlearningModule = build_module(cfg, parts, log)
 
     def look_in_training() -> Mapping[str, float]:
         found = look()
@@ -255,7 +280,7 @@ def train(
     loaded.model.train()
     steps = fit(
         module,
-        lambda start: StepLoader(parts.sampler, lambda d: parts.factory.views(d.example, d.epoch), start),
+        lambda start: step_loader(parts, start),
         settings,
         title=f"{cfg.method.name} seed {cfg.seed}",
         checkpoints=checkpoints,
