@@ -64,7 +64,8 @@ def run(argv: list[str]) -> int:
 
     folder = study_folder(given.study, Path(given.runs))
     experiment = _experiment(given.experiment, folder)
-    study = load_study(folder, order=experiment.order if experiment else None)
+    words = {"order": experiment.order, "labels": experiment.labels} if experiment else {}
+    study = load_study(folder, **words)
     _say_problems(study)
     out = given.out or folder / "report" / (PAGE_WITH_SAMPLES if given.samples else PAGE)
     path = write_page(
