@@ -251,7 +251,7 @@ def test_a_run_that_stays_below_its_floor_is_given_up(tmp_path: Path) -> None:
         floor_patience=2,
     )
     place = RunFolder(tmp_path).prepare()
-    with pytest.raises(Rejected, match="Given up at step 8: utility lies 0.400 below"), place.running():
+    with pytest.raises(Rejected, match=r"Given up at step 8: utility lies 0\.400 below"), place.running():
         go(make_module(), 20, callbacks=[axes])
     told = json.loads((tmp_path / "status.json").read_text())
     assert told["state"] == "rejected"
