@@ -308,8 +308,9 @@ def test_what_is_done_is_found_by_content_not_by_name(work: list[Any], tmp_path:
     assert status(path) == 0 and [c.seed for c in work] == [1]
     # the same name with another content is kept, and the job goes beside it
     other = next((tmp_path / "runs" / "s").glob("*seed1*"))
-    text = (other / "config.yaml").read_text().replace("max_steps: 400", "max_steps: 7")
-    (other / "config.yaml").write_text(text)
+    found = json.loads((other / "results.json").read_text())
+    found["config"]["trainer"]["max_steps"] = 7
+    (other / "results.json").write_text(json.dumps(found))
     work.clear()
     assert status(path) == 0 and [c.seed for c in work] == [1]
     assert len(list((tmp_path / "runs" / "s").glob("*seed1*"))) == 2
@@ -342,6 +343,27 @@ def test_a_job_that_another_process_runs_is_waited_for(work: list[Any], tmp_path
     assert entry.state == "waiting"
     queue.run(entry)
     assert entry.state == "done" and work[0].resume
+
+
+def test_what_another_process_finished_is_told(
+    work: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harmonize.sweeps.board import Board
+
+    path = write(
+        tmp_path / "s.yaml", "sweep: {seed: [0, 1]}\noverrides: [dataset=sandbox_easy, logger=csv]\n"
+    )
+    show, other = Board.show, Queue(tmp_path / "runs" / "s")
+
+    def shown(self: Board, entries: Any, running: Any = None) -> None:
+        if running is not None and running.job.overrides[0] == "seed=0":  # meanwhile, elsewhere
+            other.run(other.entries(load_sweep(path).jobs())[1])
+        show(self, entries, running)
+
+    monkeypatch.setattr(Board, "show", shown)
+    assert status(path) == 0 and [c.seed for c in work] == [1, 0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert [line.split("/")[0] for line in lines] == ["[1", "[2"] and "seed1" in lines[1]
 
 
 def test_listing_runs_nothing(work: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
