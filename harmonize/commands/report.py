@@ -64,7 +64,10 @@ def run(argv: list[str]) -> int:
 
     folder = study_folder(given.study, Path(given.runs))
     experiment = _experiment(given.experiment, folder)
-    study = load_study(folder, order=experiment.order if experiment else None)
+    if experiment:
+        study = load_study(folder, experiment.order, labels=experiment.labels)
+    else:
+        study = load_study(folder)
     _say_problems(study)
     out = given.out or folder / "report" / (PAGE_WITH_SAMPLES if given.samples else PAGE)
     path = write_page(

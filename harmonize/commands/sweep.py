@@ -127,12 +127,16 @@ def _go(sweep: Sweep, queue: Queue, given: Any) -> int:
 
 def _work(queue: Queue, jobs: Sequence[Job], board: Board) -> list[Entry]:
     """Runs what is waiting until nothing waits or runs, here or in another process."""
-    from harmonize.sweeps.queue import RUNNING, WAITING
+    from harmonize.sweeps.queue import DONE, RUNNING, WAITING
 
-    entries = queue.entries(jobs)
+    entries = queue.entries(jobs, board.composing)
+    told = {id(e) for e in entries if e.state == DONE}
     while True:
         for entry in entries:
             queue.refresh(entry)
+            if entry.state == DONE and id(entry) not in told:
+                told.add(id(entry))
+                board.finished(entry, entries)
         board.show(entries)
         # what failed before comes last, so that a broken job holds up no other
         waiting = sorted((e for e in entries if e.state == WAITING), key=lambda e: e.tries)
@@ -140,6 +144,8 @@ def _work(queue: Queue, jobs: Sequence[Job], board: Board) -> list[Entry]:
             began = time.perf_counter()
             board.show(entries, waiting[0])
             queue.run(waiting[0])
+            if waiting[0].state == DONE:
+                told.add(id(waiting[0]))
             board.finished(waiting[0], entries, began)
         elif any(e.state == RUNNING for e in entries):
             time.sleep(_POLL_SECONDS)

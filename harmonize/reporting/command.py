@@ -120,7 +120,7 @@ def collect(folder: Path, experiment: Experiment | None) -> Study:
             there.add(place)
         return place is not None
 
-    study = load_study(folder, experiment.order, keep)
+    study = load_study(folder, experiment.order, keep, experiment.labels)
     if foreign and not there:
         other = experiment_of(folder)
         about = f"'{experiment.name}'" + (f", profile {experiment.profile}" if experiment.profile else "")

@@ -60,6 +60,12 @@ class Experiment:
             for c in self.found.get("columns") or []
         )
 
+    @property
+    def labels(self) -> dict[str, dict[str, str]]:
+        """Words for what its rows vary: key to {value: words}."""
+        found = self.found.get("labels") or {}
+        return {str(k): {_as_text(v): str(w or "") for v, w in words.items()} for k, words in found.items()}
+
     def typed(self, *more: str) -> str:
         """The command that shows it, with further arguments, and the user's overrides where it runs."""
         given = ["reproduce-paper-table", "--experiment", self.name]
@@ -112,6 +118,17 @@ def _check(experiment: Experiment, path: Path) -> None:
             raise ConfigError(
                 f"{path}: columns[{i}].better is higher or lower, found {column.get('better')!r}."
             )
+
+    labels = experiment.found.get("labels") or {}
+    if not isinstance(labels, Mapping) or not all(isinstance(words, Mapping) for words in labels.values()):
+        raise ConfigError(
+            f"{path}: labels map a key to {{value: words}}. For example labels: {{optimizer.lr: {{0.001: fast}}}}."
+        )
+
+
+def _as_text(value: Any) -> str:
+    """A value as `flatten` writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def write_record(study: Path, name: str, profile: str, overrides: Sequence[str]) -> None:

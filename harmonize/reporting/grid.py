@@ -132,6 +132,7 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } h3 { font
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem }
 th, td { padding: .28rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
 th.words, td.words { text-align: left; white-space: normal }
+td.name { min-width: 14rem }
 thead th { border-bottom: 2px solid var(--soft) }
 td.best { font-weight: 700; background: var(--best) }
 tr.reference td { color: var(--soft) }

@@ -61,7 +61,9 @@ def _table(table: Table) -> list[str]:
     ]
     for row in table.rows:
         kind = ' class="reference"' if row.is_reference else ""
-        cells = [f'<td class="words">{escaped(label(row))}</td><td class="words">{escaped(row.prefill)}</td>']
+        cells = [
+            f'<td class="words name">{escaped(label(row))}</td><td class="words">{escaped(row.prefill)}</td>'
+        ]
         cells.append(f"<td>{row.n}</td>")
         for column in table.columns:
             mark = table.mark(row, column)

@@ -75,7 +75,7 @@ def _draw(figure: Figure, table: Table, shown: list[Row], across: int, down: int
         )
         if not any(map(math.isnan, values)):
             axes.fill(ANGLES, values, color=COLOURS[0], alpha=0.18, zorder=1)
-        text = "\n".join(textwrap.wrap(plain(row.label, 52), 26)) or " "
+        text = "\n".join(textwrap.wrap(plain(row.label, 78), 26)) or " "
         axes.set_title(text, fontsize=8.5, fontweight="bold", pad=15, linespacing=1.0)
     handles = [Line2D([], [], color=COLOURS[0], linewidth=1.8, marker="o", markersize=3.5)]
     for reference in references:

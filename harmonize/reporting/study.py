@@ -49,6 +49,10 @@ IGNORED = (
 _SKIPPED_FOLDERS = {CHECKPOINTS, MODEL, WANDB, ".hydra", "report", ".git"}
 _MISSING = "<missing>"
 
+# What rows are called where the plain text of a change does not read well: key to {value: words}. `*` is any value,
+# `<missing>` a node that is not there, no words leave the change out.
+Labels = Mapping[str, Mapping[str, str]]
+
 
 @dataclass
 class StudyRun:
@@ -127,7 +131,10 @@ class Study:
 
 
 def load_study(
-    folder: str | Path, order: list[str] | None = None, keep: Callable[[StudyRun], bool] | None = None
+    folder: str | Path,
+    order: list[str] | None = None,
+    keep: Callable[[StudyRun], bool] | None = None,
+    labels: Labels | None = None,
 ) -> Study:
     """Reads every run below `folder`, at any depth.
 
@@ -139,6 +146,7 @@ def load_study(
         folder: The study's folder.
         order: Method names in the order of the table; others follow by name.
         keep: Which runs count; the others are told in a note. None for all.
+        labels: Words for what was varied.
 
     Raises:
         RunError: No such folder.
@@ -166,7 +174,7 @@ def load_study(
     for (setting, method), members in sorted(
         by_row.items(), key=lambda item: (item[0][0], rank.get(item[0][1], len(rank)), item[0][1])
     ):
-        for label, same in _split(method, members):
+        for label, same in _split(method, members, labels or {}):
             study.groups.append(Group(label, method, setting, _newest(label, same, study)))
     study.notes += _mixed_data(study.groups)
     return study
@@ -255,14 +263,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def is_ignored(key: str, seeds: bool = True) -> bool:
     """Whether a configuration key says nothing of what a run computes; with `seeds`, nothing but which draw it is."""
-    ignored = any(key == name or key.startswith(f"{name}.") for name in IGNORED)
+    ignored = any(_below(key, name) for name in IGNORED)
     told = key.partition(".")[2] in ABOUT  # what an option says of itself
     drawn = key in SEED_KEYS or (key.startswith("method.") and key.endswith("_seed"))
     return ignored or told or (seeds and drawn)
 
 
-def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]]:
-    """Runs of one method by what was varied, each part with its label."""
+def _split(method: str, runs: list[StudyRun], labels: Labels) -> list[tuple[str, list[StudyRun]]]:
+    """Runs of one method by what was varied, each part with its label.
+
+    Where words would give two parts one name, these keep the plain text of their changes.
+    """
     values: dict[str, set[str]] = defaultdict(set)
     present: dict[str, int] = defaultdict(int)
     for run in runs:
@@ -274,12 +285,12 @@ def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]
     parts: dict[tuple[str, ...], list[StudyRun]] = defaultdict(list)
     for run in runs:
         parts[tuple(run.flat.get(key, _MISSING) for key in (*varied, *partly))].append(run)
+    named = [_name(method, same[0].flat, varied, partly, labels) for same in parts.values()]
     labelled = []
-    for same in parts.values():
-        flat = same[0].flat
-        removed = dict.fromkeys(f"~{_node(key)}" for key in partly if key not in flat)
-        changes = [_change(key, flat[key]) for key in varied if key in flat]
-        labelled.append((clean(" ".join([method, *changes, *removed]), 120), same))
+    for words, same in zip(named, parts.values(), strict=True):
+        alike = named.count(words) > 1
+        told = _name(method, same[0].flat, varied, partly, {}) if alike else words
+        labelled.append((clean(told, 120), same))
     # Two parts whose labels are equal when shortened are told apart by number.
     seen: dict[str, int] = defaultdict(int)
     unique = []
@@ -287,6 +298,31 @@ def _split(method: str, runs: list[StudyRun]) -> list[tuple[str, list[StudyRun]]
         seen[label] += 1
         unique.append((label if seen[label] == 1 else f"{label} #{seen[label]}", same))
     return unique
+
+
+def _name(method: str, flat: Mapping[str, str], varied: list[str], partly: list[str], labels: Labels) -> str:
+    """A row's label: the method, its changes as text, then those that have words, in brackets."""
+    changes, words = [method], []
+    for key in varied:
+        if key in flat:
+            said = labels.get(key, {}).get(flat[key], labels.get(key, {}).get("*"))
+            if said is None:
+                changes.append(_change(key, flat[key]))
+            else:
+                words.append(said)
+    for key in partly:
+        if key not in flat:
+            said = next((w[_MISSING] for k, w in labels.items() if _MISSING in w and _below(key, k)), None)
+            if said is None:
+                changes.append(f"~{_node(key)}")
+            else:
+                words.append(said)
+    told = ", ".join(filter(None, dict.fromkeys(words)))
+    return " ".join([*dict.fromkeys(changes), *([f"({told})"] if told else [])])
+
+
+def _below(key: str, node: str) -> bool:
+    return key == node or key.startswith(f"{node}.")
 
 
 def _change(key: str, value: str) -> str:

@@ -17,6 +17,7 @@ from harmonize.errors import RunError
 from harmonize.sweeps.queue import DONE, FAILED, REJECTED, RUNNING, WAITING, Entry
 from harmonize.tracking.results import Results
 
+_MANY = 20
 _SHOWN = 6  # running or failed jobs that are named
 
 
@@ -49,15 +50,22 @@ class Board:
         if self._live is not None:
             self._live.stop()
 
+    def composing(self, number: int, count: int) -> None:
+        """Says how far the jobs are composed, where that takes a while (a third of a second each, once)."""
+        if self._live is not None:
+            self._live.update(Text(f"{self.title}  composing job {number + 1} of {count}"), refresh=True)
+        elif count >= _MANY and number == 0:
+            self.say(f"{self.title}: composing {count} jobs ...")
+
     def show(self, entries: Sequence[Entry], running: Entry | None = None) -> None:
         """Draws the table anew."""
         self._look_for_best(entries)
         if self._live is not None:
             self._live.update(self._table(entries, running), refresh=True)
 
-    def finished(self, entry: Entry, entries: Sequence[Entry], began: float) -> None:
-        """Notes a job that has just ended."""
-        if entry.state in (DONE, REJECTED):
+    def finished(self, entry: Entry, entries: Sequence[Entry], began: float | None = None) -> None:
+        """Notes a job that has just ended; `began` where it ran in this process."""
+        if entry.state in (DONE, REJECTED) and began is not None:
             self._took.append(time.perf_counter() - began)
         if self._live is None and not self.quiet and entry.state != RUNNING:
             count = sum(e.state in (DONE, FAILED, REJECTED) for e in entries)

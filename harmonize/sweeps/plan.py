@@ -46,6 +46,7 @@ _KEYS = (
     "spread",
     "effects",
     "columns",
+    "labels",
     "needs",
     "notes",
 )

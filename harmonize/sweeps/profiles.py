@@ -36,7 +36,7 @@ def flattened(found: Mapping[str, Any], path: Path, profile: str | None = None) 
     """
     found = _borrowed(found, path)
     known = found.get("profiles") or {}
-    about = path.parent.name
+    about = path.parent.name if path.name == "experiment.yaml" else path.stem
     if not known:
         if profile is not None:
             raise ConfigError(

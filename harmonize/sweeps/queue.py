@@ -23,7 +23,7 @@ from harmonize.runners import runner
 from harmonize.sweeps.plan import Job
 from harmonize.tracking.files import make_folder, write_text
 from harmonize.tracking.locks import is_held
-from harmonize.tracking.results import CONFIG, RESULTS, STATUS, Results, plain, read_results
+from harmonize.tracking.results import CONFIG, RESULTS, STATUS, Results, plain, read_json, read_results
 from harmonize.tracking.run_folder import LOCK, RunFolder
 
 LOG = "log.txt"
@@ -99,16 +99,15 @@ class Queue:
         return entries
 
     def _scan(self) -> None:
-        """Folders of the study by content; read from each run's own `config.yaml`."""
-        from omegaconf import OmegaConf
-
+        """Folders of the study by content, as each run itself says it."""
         self._found.clear()
         for path in sorted(self.study.glob(f"*/{CONFIG}")):
             with contextlib.suppress(Exception):  # a half-written or foreign file is no run of ours
-                config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+                done = _state(path.parent) == DONE
+                config = _config(path.parent, done)
                 if isinstance(config, dict):
                     key = content_key(config)
-                    if _state(path.parent) == DONE or key not in self._found:
+                    if done or key not in self._found:
                         self._found[key] = path.parent
 
     def _entry(self, job: Job) -> Entry:
@@ -227,6 +226,15 @@ def _job_name(job: Job) -> str:
 def _index_name(job: Job) -> str:
     """Where the key of a job is remembered, for this version of configuration and code."""
     return content_hash(job.command, job.overrides, _conf_digest())[:32]
+
+
+def _config(folder: Path, done: bool) -> Any:
+    """What a run was made of: of a finished one in its results, which are read ten times faster than its YAML."""
+    from omegaconf import OmegaConf
+
+    if done:
+        return read_json(folder / RESULTS)["config"]
+    return OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True)
 
 
 def _status(folder: Path) -> dict[str, Any]:

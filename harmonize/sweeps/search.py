@@ -250,7 +250,8 @@ class Search:
                 f"  {_figures(self.objectives, list(trial['values'].values()))}  {' '.join(trial['overrides'])}"
             )
         say(f"Wrote {self.folder / RECORD}")
-        say(f"Next: harmonize reproduce-paper-table --study {self.folder}")
+        if any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
+            say(f"Next: harmonize reproduce-paper-table --study {self.folder}")
         return front
 
 

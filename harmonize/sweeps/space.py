@@ -71,3 +71,18 @@ def written(params: Mapping[str, Any]) -> list[str]:
         f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in params.items()
     ]
+
+
+def middle(space: Mapping[str, Any]) -> dict[str, Any]:
+    """One value of each: the first of a choice, the middle of a range."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    found: dict[str, Any] = {}
+    for key, values in space.items():
+        if isinstance(values, CategoricalDistribution):
+            found[key] = values.choices[0]
+        elif isinstance(values, IntDistribution):
+            found[key] = values.low + (values.high - values.low) // (2 * values.step) * values.step
+        else:
+            found[key] = (values.low + values.high) / 2
+    return found

@@ -34,15 +34,21 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the search; returns the trials of the front."""
+        """Runs the search; returns the trials of the front.
+
+        Raises:
+            ConfigError: No trial could run: one in the middle of the space is checked first.
+        """
         from pathlib import Path
 
         from harmonize.sweeps.search import Search
+        from harmonize.sweeps.space import middle, written
 
         assert self.config is not None
         given = {text.partition("=")[0].lstrip("+") for text in arguments}
         own = [f"{key}={value}" for key, value in self.params.items() if str(key) not in given]
         search = Search(Path(str(self.config.hydra.sweep.dir)), [*own, *arguments], **self.settings)
+        self._check([*search.fixed, *written(middle(search.space))])
 
         def launch(batch: Sequence[Sequence[str]], first: int) -> Any:
             self.validate_batch_is_legal(batch)
@@ -50,3 +56,17 @@ class OptunaSweeper(Sweeper):
             return [None if j.hydra_cfg is None else Path(j.hydra_cfg.hydra.runtime.output_dir) for j in jobs]
 
         return search.run(launch)
+
+    def _check(self, overrides: Sequence[str]) -> None:
+        """Checks a job as it would check itself.
+
+        Raises:
+            ConfigError: What is wrong with it.
+        """
+        from harmonize.config.checks import check_config
+        from harmonize.errors import ConfigError
+
+        assert self.config is not None and self.hydra_context is not None
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        if problems := check_config(cfg, str(self.config.hydra.job.config_name)):
+            raise ConfigError(problems)

@@ -351,3 +351,19 @@ def test_a_sharded_model_in_the_cache_needs_every_shard(
 
 def test_a_profile_without_needs_is_just_run(tmp_path: Path) -> None:
     assert plan(load_experiment("duet_wmdp"), tmp_path) is None
+
+
+def test_labels_of_an_experiment_are_those_of_its_own_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    labels = load_experiment("factorial").labels
+    assert labels["teacher.instruction"] == {"null": "", "*": "other wording"}
+    for name in experiments():
+        jobs = [job for p in profile_names_of(name) or [None] for job in load_experiment(name, p).jobs]
+        for key in load_experiment(name).labels:
+            assert any(key in override for job in jobs for override in job.overrides), (name, key)
+    file = tmp_path / "experiment.yaml"
+    file.write_text("# Why?\nsweep: {seed: [0]}\nlabels: {optimizer.lr: fast}\n")
+    monkeypatch.setattr(module, "experiments", lambda: {"mine": file})
+    with pytest.raises(ConfigError, match="labels map a key to"):
+        load_experiment("mine")

@@ -55,6 +55,33 @@ def test_what_was_varied_makes_rows(tmp_path: Path, write_run: Write) -> None:
     }
 
 
+def test_rows_are_called_what_the_experiment_says(tmp_path: Path, write_run: Write) -> None:
+    pull, push = "method.objectives.pull.positions", "method.objectives.push"
+    for place in ("all", "first"):
+        given = {pull: place, f"{push}.positions": place, "teacher.instruction": None}
+        write_run(tmp_path / place, config=given)
+        write_run(tmp_path / f"{place}_worded", config={**given, "teacher.instruction": "no painters"})
+        write_run(tmp_path / f"{place}_alone", config={pull: place, "teacher.instruction": None})
+    labels = {
+        pull: {"all": "", "first": "first position"},
+        f"{push}.positions": {"*": ""},
+        push: {"<missing>": "no push"},
+        "teacher.instruction": {"null": "", "*": "other wording"},
+    }
+    assert {group.label for group in load_study(tmp_path, labels=labels).groups} == {
+        "duet",
+        "duet (first position)",
+        "duet (other wording)",
+        "duet (first position, other wording)",
+        "duet (no push)",
+        "duet (first position, no push)",
+    }
+    # words that give two rows one name are no words for these two
+    labels[pull] = {"*": ""}
+    found = {group.label for group in load_study(tmp_path, labels=labels).groups}
+    assert {"duet pull.positions=all teacher.instruction=null ~push"} < found and len(found) == 6
+
+
 def test_settings_stand_apart(tmp_path: Path, write_run: Write) -> None:
     write_run(tmp_path / "a", dataset="tofu")
     write_run(tmp_path / "b", dataset="sandbox")

@@ -49,9 +49,14 @@ def test_jobs_run_in_other_processes_and_a_failing_one_stops_no_other(launcher: 
             ["-m", "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1", "seed=0,1"],
             "no Ray cluster answers",
         ),
+        # what no trial of a search could run with is told before the first one
+        (
+            ["-m", "hparams_search=pareto", "trainer.val_check_interval=0"],
+            "floor_patience needs looks at val",
+        ),
     ],
 )
-def test_what_cannot_be_reached_is_told(
+def test_what_cannot_run_is_told(
     argv: list[str],
     word: str,
     capsys: pytest.CaptureFixture[str],

@@ -11,7 +11,7 @@ import pytest
 
 from harmonize.errors import ConfigError, RunError
 from harmonize.sweeps.search import Search, outcome
-from harmonize.sweeps.space import space_of, written
+from harmonize.sweeps.space import middle, space_of, written
 from harmonize.tracking.metric import Metric
 from harmonize.tracking.results import Results, write_results
 from harmonize.tracking.run_folder import RunFolder
@@ -161,6 +161,7 @@ def test_the_space_is_written_in_hydras_words() -> None:
     assert space["b"].choices == ("x", "y") == space["f"].choices
     assert (space["c"].low, space["c"].high, space["c"].step) == (1, 7, 2)
     assert type(space["d"]).__name__ == "IntDistribution" and space["e"].log
+    assert middle(space) == {"b": "x", "c": 3, "d": 2, "e": 0.55, "f": "x"}
     assert written({"a": 0.000123456789, "b": "x", "c": 3}) == ["a=0.000123457", "b=x", "c=3"]
 
 

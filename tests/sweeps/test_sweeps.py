@@ -14,7 +14,7 @@ import yaml
 from harmonize.cli import main
 from harmonize.config.compose import compose_config
 from harmonize.config.paths import share
-from harmonize.errors import ConfigError, HarmonizeError, TrainingError
+from harmonize.errors import ConfigError, HarmonizeError, Rejected, TrainingError
 from harmonize.evaluation.selection import select_score, shortfall
 from harmonize.reporting.published import load_yaml
 from harmonize.sweeps.choose import Verdict, judge, ranked
@@ -58,6 +58,8 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
             print("what the run says")
             if cfg.seed == 13:
                 raise TrainingError("the loss is not finite")
+            if cfg.seed == 55:
+                raise Rejected("below its floor", {"utility_accuracy": 0.1, "shortfall": 0.8})
             if cfg.seed == 77 and sum(c.seed == 77 for c in seen) == 1:
                 raise ZeroDivisionError("once")
             if cfg.seed == 99 and not cfg.resume:
@@ -284,6 +286,17 @@ def test_a_plain_sweep_skips_retries_and_goes_on(work: list[Any], tmp_path: Path
     assert status(path, "--retries", "0") == 1 and [c.seed for c in work] == [13]
 
 
+def test_a_run_that_gave_itself_up_is_no_failure_and_is_not_tried_again(
+    work: list[Any], tmp_path: Path
+) -> None:
+    path = write(
+        tmp_path / "s.yaml", "sweep: {seed: [55, 1]}\noverrides: [dataset=sandbox_easy, logger=csv]\n"
+    )
+    assert status(path) == 0
+    assert states(tmp_path / "runs" / "s") == ["done", "rejected"]
+    assert status(path) == 0 and [c.seed for c in work] == [55, 1]
+
+
 def test_what_is_done_is_found_by_content_not_by_name(work: list[Any], tmp_path: Path) -> None:
     path = write(
         tmp_path / "s.yaml", "sweep: {seed: [0, 1]}\noverrides: [dataset=sandbox_easy, logger=csv]\n"
@@ -295,8 +308,9 @@ def test_what_is_done_is_found_by_content_not_by_name(work: list[Any], tmp_path:
     assert status(path) == 0 and [c.seed for c in work] == [1]
     # the same name with another content is kept, and the job goes beside it
     other = next((tmp_path / "runs" / "s").glob("*seed1*"))
-    text = (other / "config.yaml").read_text().replace("max_steps: 400", "max_steps: 7")
-    (other / "config.yaml").write_text(text)
+    found = json.loads((other / "results.json").read_text())
+    found["config"]["trainer"]["max_steps"] = 7
+    (other / "results.json").write_text(json.dumps(found))
     work.clear()
     assert status(path) == 0 and [c.seed for c in work] == [1]
     assert len(list((tmp_path / "runs" / "s").glob("*seed1*"))) == 2
@@ -329,6 +343,27 @@ def test_a_job_that_another_process_runs_is_waited_for(work: list[Any], tmp_path
     assert entry.state == "waiting"
     queue.run(entry)
     assert entry.state == "done" and work[0].resume
+
+
+def test_what_another_process_finished_is_told(
+    work: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harmonize.sweeps.board import Board
+
+    path = write(
+        tmp_path / "s.yaml", "sweep: {seed: [0, 1]}\noverrides: [dataset=sandbox_easy, logger=csv]\n"
+    )
+    show, other = Board.show, Queue(tmp_path / "runs" / "s")
+
+    def shown(self: Board, entries: Any, running: Any = None) -> None:
+        if running is not None and running.job.overrides[0] == "seed=0":  # meanwhile, elsewhere
+            other.run(other.entries(load_sweep(path).jobs())[1])
+        show(self, entries, running)
+
+    monkeypatch.setattr(Board, "show", shown)
+    assert status(path) == 0 and [c.seed for c in work] == [1, 0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert [line.split("/")[0] for line in lines] == ["[1", "[2"] and "seed1" in lines[1]
 
 
 def test_listing_runs_nothing(work: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -408,4 +443,4 @@ def test_a_sweep_of_diagnoses_and_the_note_of_its_experiment(
 
 def test_a_profile_of_a_sweep_without(capsys: pytest.CaptureFixture[str]) -> None:
     assert status("push_weight", "--profile", "full") == 1
-    assert "has no profiles" in capsys.readouterr().err
+    assert "'push_weight' has no profiles" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +19,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from harmonize.data.batch import collate
-from harmonize.errors import Interrupted, RunError, TrainingError
+from harmonize.errors import Interrupted, Rejected, RunError, TrainingError
 from harmonize.objectives.likelihood import cross_entropy
 from harmonize.objectives.reduce import per_row
+from harmonize.tracking.run_folder import RunFolder
 from harmonize.unlearning.callbacks import ValAxes, restore
 from harmonize.unlearning.fit import fit, resumed_step
 from harmonize.unlearning.module import UnlearningModule
@@ -234,6 +236,26 @@ def test_a_run_that_stopped_early_trains_no_further_when_resumed(tmp_path: Path)
     assert go(second, 20, checkpoints=tmp_path, resume=True, callbacks=[again]) == 6
     assert torch.equal(weights(first), weights(second))
     assert again.best_step == 6 and len(again.history) == 3
+
+
+def test_a_run_that_stays_below_its_floor_is_given_up(tmp_path: Path) -> None:
+    """Two looks in a row: the one at step 2 alone is not enough, those at 6 and 8 are."""
+    utility = iter([0.5, 0.9, 0.5, 0.4, 0.9])
+    axes = ValAxes(
+        lambda: {"utility_accuracy": next(utility)},
+        lambda m: (True, 0.5),
+        every=2,
+        max_steps=20,
+        folder=None,
+        below=lambda m: max(0.0, 0.8 - m["utility_accuracy"]),
+        floor_patience=2,
+    )
+    place = RunFolder(tmp_path).prepare()
+    with pytest.raises(Rejected, match=r"Given up at step 8: utility lies 0\.400 below"), place.running():
+        go(make_module(), 20, callbacks=[axes])
+    told = json.loads((tmp_path / "status.json").read_text())
+    assert told["state"] == "rejected"
+    assert told["found"] == {"utility_accuracy": 0.4, "shortfall": pytest.approx(0.4)}
 
 
 def test_a_disk_that_takes_no_best_state_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

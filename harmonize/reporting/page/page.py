@@ -124,7 +124,7 @@ def _best(chapter: Chapter) -> Markup:
         ]
         return join([words(row.label, 60), " ", ", ".join(told)])
     if on:
-        names = Markup(", ").join(words(m.who.label, 40) for m in on[:_NAMED])
+        names = Markup(", ").join(words(m.who.label, 60) for m in on[:_NAMED])
         more = f" and {len(on) - _NAMED} more" if len(on) > _NAMED else ""
         said.append(join(["on the Pareto front: ", names, more, ". "]))
     for column in chapter.table.columns:
@@ -134,7 +134,7 @@ def _best(chapter: Chapter) -> Markup:
         cell = best[0].row.cells[column.key] if best else None
         if cell is None:
             continue
-        who = words(best[0].who.label, 40) if len(best) == 1 else f"{len(best)} rows"
+        who = words(best[0].who.label, 60) if len(best) == 1 else f"{len(best)} rows"
         word = "Highest" if column.up else "Lowest"
         said.append(join([f"{word} {column.header}: {fixed(round(cell.mean, DECIMALS))} (", who, "). "]))
     return join(said)
