@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from harmonize.errors import ModelError
 from harmonize.models.batching import batched
 from harmonize.models.generate import Adjust, takes_logits_to_keep
 from harmonize.models.head import evaluating
@@ -86,6 +87,9 @@ def continuation_log_probs(
 
     Sorted by length and batched; the order of `pairs` is the order of the result, and the batch size moves it by
     rounding alone.
+
+    Raises:
+        ModelError: A log-probability is not a number.
     """
     sums = [0.0] * len(pairs)
     with torch.no_grad(), evaluating(model):
@@ -93,11 +97,25 @@ def continuation_log_probs(
             model,
             pairs,
             batch_size,
-            lambda some: target_log_probs(model, some, pad_id, adjust).double().sum(1),
+            lambda some: numbers(target_log_probs(model, some, pad_id, adjust).double().sum(1)),
         ):
             for i, value in zip(part, found.tolist(), strict=True):
                 sums[i] = value
     return sums
+
+
+def numbers(found: Tensor) -> Tensor:
+    """The values as they are. Every comparison with NaN is false, so it would pass for a token that comes first.
+
+    Raises:
+        ModelError: One of them is NaN.
+    """
+    if bool(found.isnan().any()):
+        raise ModelError(
+            "The model's log-probabilities are not numbers (NaN), so nothing of it can be measured: its weights hold "
+            "such values, or its activations overflow. Check the weights, or load it with model.dtype=float32."
+        )
+    return found
 
 
 def in_batches(

@@ -137,7 +137,7 @@ class Rwku(Part):
         for texts, name, up in ((forget, "forget_mia", True), (retain, "retain_mia", False)):
             key = f"rwku_{name}_loss"
             losses = [-found.rows[scene.part][LOSS][t.id] for t in texts]
-            report.metrics[key] = scene.mean(key, losses, [t.subject for t in texts], up)
+            report.metrics[key] = scene.mean(key, losses, [t.subject for t in texts], up, share=False)
 
     def _trivia(self, scene: Scene, report: Report, items: Sequence[Example]) -> None:
         said = [
