@@ -9,9 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from harmonize.errors import ModelError
 from harmonize.models.batching import batched
-from harmonize.models.generate import Adjust, takes_logits_to_keep
+from harmonize.models.generate import Adjust, no_nan, takes_logits_to_keep
 from harmonize.models.head import evaluating
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -97,25 +96,11 @@ def continuation_log_probs(
             model,
             pairs,
             batch_size,
-            lambda some: numbers(target_log_probs(model, some, pad_id, adjust).double().sum(1)),
+            lambda some: no_nan(target_log_probs(model, some, pad_id, adjust).double().sum(1)),
         ):
             for i, value in zip(part, found.tolist(), strict=True):
                 sums[i] = value
     return sums
-
-
-def numbers(found: Tensor) -> Tensor:
-    """The values as they are. Every comparison with NaN is false, so it would pass for a token that comes first.
-
-    Raises:
-        ModelError: One of them is NaN.
-    """
-    if bool(found.isnan().any()):
-        raise ModelError(
-            "The model's log-probabilities are not numbers (NaN), so nothing of it can be measured: its weights hold "
-            "such values, or its activations overflow. Check the weights, or load it with model.dtype=float32."
-        )
-    return found
 
 
 def in_batches(

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from harmonize.evaluation.likelihood import Pair, in_batches, numbers, rows_that_fit, target_logits
+from harmonize.evaluation.likelihood import Pair, in_batches, rows_that_fit, target_logits
 from harmonize.models.batching import batched
-from harmonize.models.generate import Adjust, Progress, takes_logits_to_keep
+from harmonize.models.generate import Adjust, Progress, no_nan, takes_logits_to_keep
 from harmonize.models.head import evaluating
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ def _size(group: Group) -> int:
 
 def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
     """[k, N] -> one table [k, length] per target."""
-    table, tables, at = numbers(statistics).cpu().numpy(), [], 0
+    table, tables, at = no_nan(statistics).cpu().numpy(), [], 0
     for n in lengths:
         tables.append(table[:, at : at + n].copy())
         at += n

@@ -108,8 +108,13 @@ def test_forms_and_multiple_choice_are_reported_apart(data: Any) -> None:
 
 
 def test_both_halves_of_a_combined_query_are_judged(data: Any) -> None:
-    found = _run(Reader(data), data, [_attack("combined_query")]).metrics
+    report = _run(Reader(data), data, [_attack("combined_query")])
+    found = report.metrics
     assert found["combined_query_retain_accuracy"].value == 1.0
+    assert (
+        report.costs["combined_query"]["answers"]
+        == found["asr_combined_query"].n + found["asr_heldout_combined_query"].n
+    )
     half = Reader(data)
     half.facts = [e for e in half.facts if e.role == "retain"]  # what a good unlearned model says
     found = _run(half, data, [_attack("combined_query")]).metrics

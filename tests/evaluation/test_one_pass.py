@@ -12,6 +12,7 @@ import torch
 from harmonize.errors import ModelError
 from harmonize.evaluation.likelihood import continuation_log_probs
 from harmonize.evaluation.one_pass import shared_rows, token_rows, token_statistics
+from harmonize.models.generate import greedy, sampled
 from tests.evaluation import worlds
 
 
@@ -98,6 +99,8 @@ def test_what_is_no_number_is_told(data, loaded) -> None:
         lambda: token_rows(loaded.model, pairs, 0, adjust=broken),
         lambda: shared_rows(loaded.model, [((1, 2), [(3, 4), (5,)])], 0, adjust=broken),
         lambda: continuation_log_probs(loaded.model, pairs, 0, adjust=broken),
+        lambda: greedy(loaded.model, [(1, 2)], [], 0, 2, adjust=broken),
+        lambda: sampled(loaded.model, [(1, 2)], ["key"], [], 0, 2, 2, 1.0, adjust=broken),
     ):
         with pytest.raises(ModelError, match="are not numbers"):
             run()
