@@ -311,7 +311,8 @@ def _key_problem(text: str, key: str, value: str, cfg: Any, known: dict[str, lis
     if leaves:
         close, fix = None, f"Did you mean {leaves[0]}={value}? "
     elif close:
-        fix = f"Did you mean {'.'.join([*path, close, *rest[1:]])}={value}? "
+        meant = ".".join([*path, close, *rest[1:]])
+        fix = f"Did you mean {f'~{meant}' if text.startswith('~') else f'{meant}={value}'}? "
     else:
         fix = ""
     shown = ", ".join(sorted(set(options))[:25])

@@ -16,6 +16,7 @@ def cluster_interval(
     confidence: float = 0.95,
     resamples: int = 1000,
     key: tuple[object, ...] = (),
+    share: bool = True,
 ) -> tuple[float, float] | None:
     """Percentile interval of the mean when whole clusters are drawn with replacement.
 
@@ -25,6 +26,7 @@ def cluster_interval(
         confidence: Level, in (0, 1).
         resamples: Bootstrap samples; with none there is no interval.
         key: Decides the random draws together with nothing else, so equal inputs give equal intervals.
+        share: Values lie between 0 and 1. Of others (losses, distances) the open end below is not known.
 
     Returns:
         (low, high), or None with fewer than two clusters, from which no spread can be seen.
@@ -38,12 +40,19 @@ def cluster_interval(
     means = cluster_means(values, clusters, resamples=resamples, key=key)
     if means is None:
         return None
-    width = 1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / len(set(clusters)))
+    if not share:
+        return percentiles(means, confidence)
+    width = open_end(len(set(clusters)), confidence)
     if not any(values):
         return 0.0, width
     if all(v == 1 for v in values):
         return 1.0 - width, 1.0
     return percentiles(means, confidence)
+
+
+def open_end(draws: int, confidence: float) -> float:
+    """How far from 0 the chance may be of what none of so many independent draws showed, at a level in (0, 1)."""
+    return float(1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / draws))
 
 
 def cluster_means(

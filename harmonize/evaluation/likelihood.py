@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonize.models.batching import batched
-from harmonize.models.generate import Adjust, takes_logits_to_keep
+from harmonize.models.generate import Adjust, no_nan, takes_logits_to_keep
 from harmonize.models.head import evaluating
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -86,6 +86,9 @@ def continuation_log_probs(
 
     Sorted by length and batched; the order of `pairs` is the order of the result, and the batch size moves it by
     rounding alone.
+
+    Raises:
+        ModelError: A log-probability is not a number.
     """
     sums = [0.0] * len(pairs)
     with torch.no_grad(), evaluating(model):
@@ -93,7 +96,7 @@ def continuation_log_probs(
             model,
             pairs,
             batch_size,
-            lambda some: target_log_probs(model, some, pad_id, adjust).double().sum(1),
+            lambda some: no_nan(target_log_probs(model, some, pad_id, adjust).double().sum(1)),
         ):
             for i, value in zip(part, found.tolist(), strict=True):
                 sums[i] = value

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from harmonize.evaluation.likelihood import Pair, in_batches, rows_that_fit, target_logits
 from harmonize.models.batching import batched
-from harmonize.models.generate import Adjust, Progress, takes_logits_to_keep
+from harmonize.models.generate import Adjust, Progress, no_nan, takes_logits_to_keep
 from harmonize.models.head import evaluating
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def token_rows(
 
     Raises:
         ValueError: An empty prompt or target.
+        ModelError: A log-probability is not a number.
     """
     return [TokenRow(*t) for t in _tables(model, pairs, pad_id, batch_size, adjust, token_statistics)]
 
@@ -329,7 +330,7 @@ def _size(group: Group) -> int:
 
 def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
     """[k, N] -> one table [k, length] per target."""
-    table, tables, at = statistics.cpu().numpy(), [], 0
+    table, tables, at = no_nan(statistics).cpu().numpy(), [], 0
     for n in lengths:
         tables.append(table[:, at : at + n].copy())
         at += n

@@ -244,8 +244,14 @@ class Scene:
             }
         return [self.passes.said[k] for k in keys]
 
-    def mean(self, name: str, values: Sequence[float], subjects: Sequence[str], up: bool) -> Metric:
-        """The mean with its interval clustered by subject; value None where there is nothing."""
+    def mean(
+        self, name: str, values: Sequence[float], subjects: Sequence[str], up: bool, *, share: bool = True
+    ) -> Metric:
+        """The mean with its interval clustered by subject; value None where there is nothing.
+
+        Args:
+            share: As in `cluster_interval`: False for values that are not between 0 and 1.
+        """
         if not values:
             return Metric(None, 0, None, None, up)
         interval = cluster_interval(
@@ -254,6 +260,7 @@ class Scene:
             confidence=self.suite.confidence,
             resamples=self.suite.bootstrap,
             key=(name, self.seed),
+            share=share,
         )
         low, high = interval or (None, None)
         return Metric(sum(values) / len(values), len(values), low, high, up)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harmonize.errors import ModelError
 from harmonize.models.batching import batched
 from harmonize.models.head import evaluating, unwrapped
 
@@ -132,12 +133,29 @@ def _uniform(key: str, draws: int, length: int) -> np.ndarray:
 def _drawn(numbers: Tensor, temperature: float, logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
     """The token at which the cumulated probabilities of each row pass its number of this step."""
     p = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    no_nan(p[:, -1])
     u = numbers[list(rows), step].to(p).unsqueeze(1) * p[:, -1:]
     return torch.searchsorted(p, u, right=True).squeeze(1).clamp_max(p.shape[1] - 1)
 
 
 def _likeliest(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-    return logits.argmax(-1)
+    best = logits.argmax(-1)
+    no_nan(logits.gather(-1, best.unsqueeze(-1)))  # NaN counts as the largest
+    return best
+
+
+def no_nan(found: Tensor) -> Tensor:
+    """The values as they are. Every comparison with NaN is false, so it would pass for a token that comes first.
+
+    Raises:
+        ModelError: One of them is NaN.
+    """
+    if bool(found.isnan().any()):
+        raise ModelError(
+            "The model's log-probabilities are not numbers (NaN), so nothing of it can be measured: its weights hold "
+            "such values, or its activations overflow. Check the weights, or load it with model.dtype=float32."
+        )
+    return found
 
 
 def _continue(

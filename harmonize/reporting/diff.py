@@ -19,6 +19,7 @@ from harmonize.evaluation.pairing import (
     priors_of,
     question_behind,
     scores,
+    tries,
 )
 from harmonize.evaluation.proof import ineffective
 from harmonize.evaluation.strata import QUARTILES, quartiles
@@ -235,6 +236,8 @@ def _axis(
         mean = sum(v for v, _ in own.values()) / len(own) if own else None
         if mean is None or abs(mean - figure) > _TOLERANCE:
             return _without(row, f"The samples of {letter} do not give its figures for every metric")
+    if tries(name, left) != tries(name, right):
+        return _without(row, "A worst case over other tries in A than in B is another figure")
     paired = _paired(name, found[0], found[1])
     return row if paired is None else AxisRow(name, row.up, row.a, row.b, paired)
 

@@ -48,7 +48,9 @@ def run_table(results: Results, console: Console | None = None) -> None:
         up = own.higher_is_better if own is not None else higher_is_better(name)
         values = [value_of(block, name) for _, block in columns]
         low, high = (own.ci_low, own.ci_high) if own is not None else (None, None)
-        interval = GAP if low is None or high is None else f"{fixed(low)}-{fixed(high)}"
+        interval = (
+            GAP if low is None or high is None else f"{fixed(low)}{' to ' if low < 0 else '-'}{fixed(high)}"
+        )
         table.add_row(
             Text(f"{clean(name)} {'↑' if up else '↓'}"),
             *(GAP if v is None else bracketed(fixed(v), name in weak) for v in values),

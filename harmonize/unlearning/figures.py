@@ -21,7 +21,7 @@ from harmonize.config.instantiate import call, resolve, to_plain
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
 from harmonize.data.example import Split
-from harmonize.errors import HarmonizeError, RunError
+from harmonize.errors import ConfigError, HarmonizeError, RunError
 from harmonize.evaluation.beside import Beside
 from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.prior import prior_strength, question_key, with_priors
@@ -83,6 +83,11 @@ class Evaluations:
         self._axes = cfg.suite.get("axes")
         self._keys = {name: part.check(corpus, cfg.suite) for name, part in self.parts.items()}
         given = cfg.suite.get("reference")
+        if given and not any(part.compares for part in self.parts.values()):
+            raise ConfigError(
+                f"suite.reference={given}: no part of suite={cfg.suite.name} ({', '.join(self.parts)}) is compared "
+                "with another model. Use suite.reference=null, or a suite that has such a part: harmonize ls suites."
+            )
         self.references = read_reference(given, self.parts, self._keys) if given else {}
         self.beside: dict[str, Beside] = {}
 

@@ -108,8 +108,13 @@ def test_forms_and_multiple_choice_are_reported_apart(data: Any) -> None:
 
 
 def test_both_halves_of_a_combined_query_are_judged(data: Any) -> None:
-    found = _run(Reader(data), data, [_attack("combined_query")]).metrics
+    report = _run(Reader(data), data, [_attack("combined_query")])
+    found = report.metrics
     assert found["combined_query_retain_accuracy"].value == 1.0
+    assert (
+        report.costs["combined_query"]["answers"]
+        == found["asr_combined_query"].n + found["asr_heldout_combined_query"].n
+    )
     half = Reader(data)
     half.facts = [e for e in half.facts if e.role == "retain"]  # what a good unlearned model says
     found = _run(half, data, [_attack("combined_query")]).metrics
@@ -124,6 +129,22 @@ def test_keywords_are_those_the_answer_hangs_on(data: Any) -> None:
     (query,) = attack.search(surface, data, [question], 8)
     # the script answers where subject and attribute stand: without either of them it says nothing
     assert query.asked == "hat forget0 . Tell the hat of forget0 ?"
+
+
+def test_of_a_long_question_only_the_word_is_left_out(data: Any) -> None:
+    """Words after the limit are not weighed, but they are read."""
+    read: list[tuple[int, ...]] = []
+
+    class Reads(Reader):
+        def log_probs(self, pairs: Any, batch_size: int) -> list[float]:
+            read.extend(tuple(prompt) for prompt, _ in pairs)
+            return [0.0] * len(pairs)
+
+    surface = Reads(data)
+    question = ask(used_facts(data, "forget"), "test", surface.renderer)[0]
+    replace(_attack("keyword_emphasis"), max_words=1).search(surface, data, [question], 8)
+    words = question.text.split()
+    assert read == [question.prompt, surface.renderer.prompt_ids(" ".join(words[1:]))] and len(words) > 2
 
 
 def test_a_hint_is_of_the_same_subject_first_and_shares_no_word(data: Any) -> None:

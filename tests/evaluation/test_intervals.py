@@ -55,6 +55,9 @@ def test_where_all_score_alike_the_interval_is_open_at_one_end() -> None:
     exact = binomtest(10, 10).proportion_ci(0.9, method="exact")
     assert cluster_interval([1.0] * 40, clusters, confidence=0.9) == pytest.approx((exact.low, exact.high))
     assert cluster_interval([0.5] * 40, clusters) == (0.5, 0.5)  # no share of anything
+    # a distance or a loss that is 0 everywhere is no share, and has no limit that draws could give
+    assert cluster_interval([0.0] * 40, clusters, share=False) == (0.0, 0.0)
+    assert cluster_interval([1.0] * 40, clusters, share=False) == (1.0, 1.0)
 
 
 def test_one_subject_has_no_interval() -> None:

@@ -9,7 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harmonize.errors import ModelError
+from harmonize.evaluation.likelihood import continuation_log_probs
 from harmonize.evaluation.one_pass import shared_rows, token_rows, token_statistics
+from harmonize.models.generate import greedy, sampled
 from tests.evaluation import worlds
 
 
@@ -86,6 +89,21 @@ def test_hand_worked_statistics() -> None:
     mean = -1.5 * math.log(2)
     assert means == pytest.approx([mean, mean])
     assert variances == pytest.approx([0.25 * math.log(2) ** 2] * 2)
+
+
+def test_what_is_no_number_is_told(data, loaded) -> None:
+    """Nothing is greater than NaN, so a broken model would have every token as its first choice."""
+    pairs = [((1, 2), (3, 4))]
+    broken = lambda logits, prompts, told: logits * float("nan")  # noqa: E731
+    for run in (
+        lambda: token_rows(loaded.model, pairs, 0, adjust=broken),
+        lambda: shared_rows(loaded.model, [((1, 2), [(3, 4), (5,)])], 0, adjust=broken),
+        lambda: continuation_log_probs(loaded.model, pairs, 0, adjust=broken),
+        lambda: greedy(loaded.model, [(1, 2)], [], 0, 2, adjust=broken),
+        lambda: sampled(loaded.model, [(1, 2)], ["key"], [], 0, 2, 2, 1.0, adjust=broken),
+    ):
+        with pytest.raises(ModelError, match="are not numbers"):
+            run()
 
 
 def test_an_impossible_token_counts_for_nothing() -> None:

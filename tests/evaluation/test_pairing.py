@@ -19,8 +19,10 @@ from harmonize.evaluation.pairing import (
     keyed,
     pairs_of,
     scores,
+    tries,
 )
 from tests.evaluation import worlds
+from tests.evaluation.knowers import shipped, trained
 from tests.evaluation.worlds import Asked, Scripted, truthful
 
 
@@ -52,6 +54,34 @@ def test_every_figure_follows_from_the_samples(scoring: str, heldout_share: floa
         assert found is not None, name
         assert len(found) == metric.n, name
         assert sum(v for v, _ in found.values()) / len(found) == pytest.approx(metric.value, abs=1e-9), name
+
+
+@pytest.mark.parametrize("curve", [True, False])
+def test_figures_of_a_battery_follow_from_the_samples(curve: bool) -> None:
+    """With the suite's relearning probe beside it, which has the name of the curve and is no part of it."""
+    data = worlds.corpus()
+    names = ("cross_format", "combined_query", "quantize", *(["relearn"] if curve else []))
+    model = trained(True)
+    report = evaluate(
+        model,
+        data,
+        worlds.suite(bootstrap=2, relearn=True, relearn_steps=1, relearn_facts=1),
+        prefill=worlds.prefill(),
+        attacks=shipped(*names),
+    )
+    samples, told = keyed(report.samples), 0
+    for name, metric in report.metrics.items():
+        if metric.value is None:
+            continue
+        found = scores(name, samples)
+        assert found is not None and len(found) == metric.n, name
+        assert sum(v for v, _ in found.values()) / len(found) == pytest.approx(metric.value, abs=1e-9), name
+        told += "@" in name or "choice" in name or "battery" in name or "combined" in name
+    assert told >= 8
+    one = tries("asr_battery_worst", samples)
+    assert {way[0] for way in one} >= {"none", "quantize", "cross_format"}
+    less = {k: s for k, s in samples.items() if s["attack"] != "quantize"}
+    assert tries("asr_battery_worst", less) < one and not tries("asr_quantize", samples)
 
 
 def test_unknown_metrics_are_not_guessed() -> None:

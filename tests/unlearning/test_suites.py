@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harmonize import api
-from harmonize.errors import DataError, RunError
+from harmonize.errors import ConfigError, DataError, RunError
 from harmonize.evaluation.parts.membership import read_texts
 from harmonize.evaluation.parts.memorization import Memorization
 from harmonize.unlearning import measure
@@ -84,6 +84,10 @@ def test_what_is_wrong_with_data_is_told_before_a_model_loads(
     reference = f"suite.reference={tmp_path / 'first'}"
     with pytest.raises(RunError, match="was measured on another data set"):
         api.evaluate(*base, *suite, reference, folder=tmp_path / "second")
+    with pytest.raises(
+        ConfigError, match=r"no part of suite=memorization \(memorization, fluency\) is compared"
+    ):
+        api.evaluate(*base, "suite=memorization", reference, folder=tmp_path / "unread")
     holdout.write_text('{"question": "q", "answer": ""}\n')
     read_texts.cache_clear()
     with pytest.raises(DataError, match="field 'answer': is empty"):

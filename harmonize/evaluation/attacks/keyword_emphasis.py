@@ -76,13 +76,14 @@ class KeywordEmphasis:
         pairs = []
         for q, text in zip(chosen, texts, strict=True):
             target = renderer.target_ids(q.example.answer)
-            without = [" ".join(text[:i] + text[i + 1 :]) for i in range(len(text))]
+            whole = q.text.split()
+            without = [" ".join(whole[:i] + whole[i + 1 :]) for i in range(len(text))]
             pairs += [(renderer.prompt_ids(t, q.instruction), target) for t in (q.text, *without)]
         sums = iter(surface.log_probs(pairs, batch_size) if pairs else [])
         found = []
         for q, text in zip(chosen, texts, strict=True):
-            whole = next(sums)
-            contributions = [whole - next(sums) for _ in text]
+            known_of_all = next(sums)
+            contributions = [known_of_all - next(sums) for _ in text]
             found += self._emphasised(renderer, q, text, contributions)
         return found
 

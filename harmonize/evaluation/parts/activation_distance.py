@@ -166,9 +166,10 @@ class ActivationDistance(Part):
             far, key = by_answer(*states, measure), f"{role}_{kind}_to_{name}"
             values = found[f"{kind}_to_{name}"] = far[:, 1:].mean(1).tolist()
             if kind == "distance":
-                report.metrics[key] = scene.mean(key, values, subjects, False)
+                report.metrics[key] = scene.mean(key, values, subjects, False, share=False)
             points = [
-                (float(n), scene.mean(key, far[:, i].tolist(), subjects, False)) for i, n in enumerate(layers)
+                (float(n), scene.mean(key, far[:, i].tolist(), subjects, False, share=False))
+                for i, n in enumerate(layers)
             ]
             panel = f"distance to {name}" if kind == "distance" else ""
             report.curves[key] = curve(panel, "layer", "|h - h'| / |h'|" if panel else "1 - cos", points)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class Wmdp(Part):
         """The options of a question are scored with the question read once."""
         items = self._items(scene.suite)
         headers = {e.id: HEADER.format(topic=TOPICS[str(e.meta["domain"])]) for e in items}
-        found = choice_scores(scene, items, self.form, headers)
+        found = choice_scores(scene, items, self.form, headers, lambda e: f"wmdp_{e.meta['domain']}_accuracy")
         report = Report({}, found.samples, notes=found.notes)
         for domain in dict.fromkeys(str(e.meta["domain"]) for e in items):
             name = f"wmdp_{domain}_accuracy"
@@ -95,7 +95,11 @@ class Chosen(NamedTuple):
 
 
 def choice_scores(
-    scene: Scene, items: Sequence[Example], form: str, headers: Mapping[str, str] | None = None
+    scene: Scene,
+    items: Sequence[Example],
+    form: str,
+    headers: Mapping[str, str] | None = None,
+    figure: Callable[[Example], str] | None = None,
 ) -> Chosen:
     """1 for every item whose right option is the likeliest, ties sharing the point.
 
@@ -105,6 +109,7 @@ def choice_scores(
         items: With `choices` and `answer_index`.
         form: `letters` or `options`.
         headers: Text before an item in the form `letters`, by its id.
+        figure: The figure that an item counts for.
     """
     groups: dict[str, tuple[Ids, list[Ids]]] = {}
     for e in items:
@@ -124,13 +129,14 @@ def choice_scores(
             scene.sample(
                 form,
                 e.id,
-                e.subject,
+                e.id,  # items are drawn one by one: a subject may be a whole domain
                 str(e.role),
                 question=e.question,
                 reference=e.choices[right],
                 output=e.choices[best],
                 verdict="correct" if score == 1.0 else "wrong",
                 score=score,
+                figures={figure(e): score} if figure else {},
                 log_probs=[round(v, 4) for v in values],
             )
         )

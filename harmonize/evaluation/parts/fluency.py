@@ -51,5 +51,5 @@ class Fluency(Part):
                 ("gibberish_share", [float(is_gibberish(t)) for t in texts], False),
             ):
                 key = f"{role}_{name}"
-                report.metrics[key] = scene.mean(key, values, subjects, up)
+                report.metrics[key] = scene.mean(key, values, subjects, up, share=name != "ngram_entropy")
         return report

@@ -93,7 +93,9 @@ class Memorization(Part):
                 )
             for i, q in enumerate(questions):
                 e = q.example
-                figures = {name: numbers[i] for name, numbers in values.items()}
+                figures: dict[str, Any] = {name: numbers[i] for name, numbers in values.items()}
+                own = {f"{role}_{name}": v for name, v in figures.items()}
+                figures["figures"] = {key: v for key, v in own.items() if key in report.metrics}
                 report.samples.append(
                     scene.sample(
                         role, e.id, e.subject, str(e.role), question=q.text, reference=e.answer, **figures

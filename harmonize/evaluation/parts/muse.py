@@ -167,6 +167,7 @@ class Muse(Part):
                     verdict=scene.verdict(text, recall),
                     score=score,
                     recall=recall,
+                    figures={name: score, f"{name}_recall": recall},
                 )
             )
 

@@ -116,14 +116,15 @@ class Remind(Part):
         for role, rows in own.items():
             for name in _REPORTED:
                 key, values = f"remind_{role}_{name}", [float(getattr(each, name)) for _, each in rows]
-                report.metrics[key] = scene.mean(key, values, [t.subject for t, _ in rows], _up(role, name))
+                report.metrics[key] = scene.mean(
+                    key, values, [t.subject for t, _ in rows], _up(role, name), share=False
+                )
             points = []
             for k in sorted({k for steps in by_step for k in steps}):
                 at = [i for i, (r, _) in enumerate(texts) if r == role and k in by_step[i]]
                 rises = [by_step[i][k] - found[i].loss for i in at]
-                points.append(
-                    (float(k), scene.mean("remind", rises, [texts[i][1].subject for i in at], False))
-                )
+                of = [texts[i][1].subject for i in at]
+                points.append((float(k), scene.mean("remind", rises, of, False, share=False)))
             report.curves[f"remind_{role}_rise"] = curve(
                 PANEL, "replaced tokens", "rise of the loss, nats", points
             )

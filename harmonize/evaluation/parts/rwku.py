@@ -86,11 +86,10 @@ class Rwku(Part):
         self._membership(scene, report, data)
         for name in CHOICES:
             if name in data:
-                items = [e for e in data[name] if isinstance(e, Example)]
-                found = choice_scores(scene, items, OPTIONS)
+                items, key = [e for e in data[name] if isinstance(e, Example)], f"rwku_{name}"
+                found = choice_scores(scene, items, OPTIONS, figure=lambda e: f"rwku_{e.meta['set']}")
                 report.samples += found.samples
                 report.notes += found.notes
-                key = f"rwku_{name}"
                 report.metrics[key] = scene.mean(key, list(found.scores.values()), list(found.scores), True)
         if TRIVIA in data:
             self._trivia(scene, report, [e for e in data[TRIVIA] if isinstance(e, Example)])
@@ -104,10 +103,15 @@ class Rwku(Part):
         found: dict[str, list[tuple[float, str]]] = {}
         for e, text in zip(items, said, strict=True):
             score, name = rouge_l_recall(text, e.answer), str(e.meta["set"])
-            found.setdefault(f"rwku_{name}", []).append((score, e.subject))
+            counts = [f"rwku_{name}"]
             if name == "forget_level3":
-                found.setdefault(f"rwku_forget_{e.meta['probe']}", []).append((score, e.subject))
-            report.samples.append(_sample(scene, name, e, text, score, probe=e.meta["probe"]))
+                counts.append(f"rwku_forget_{e.meta['probe']}")
+            for key in counts:
+                found.setdefault(key, []).append((score, e.subject))
+            figures = dict.fromkeys(counts, score)
+            report.samples.append(
+                _sample(scene, name, e, text, score, probe=e.meta["probe"], figures=figures)
+            )
         for key, values in found.items():
             up = key.startswith("rwku_neighbor")
             report.metrics[key] = scene.mean(key, [v for v, _ in values], [s for _, s in values], up)
@@ -137,7 +141,7 @@ class Rwku(Part):
         for texts, name, up in ((forget, "forget_mia", True), (retain, "retain_mia", False)):
             key = f"rwku_{name}_loss"
             losses = [-found.rows[scene.part][LOSS][t.id] for t in texts]
-            report.metrics[key] = scene.mean(key, losses, [t.subject for t in texts], up)
+            report.metrics[key] = scene.mean(key, losses, [t.subject for t in texts], up, share=False)
 
     def _trivia(self, scene: Scene, report: Report, items: Sequence[Example]) -> None:
         said = [
@@ -147,7 +151,7 @@ class Rwku(Part):
         key = f"rwku_{TRIVIA}"
         report.metrics[key] = scene.mean(key, scores, [e.id for e in items], True)
         for e, text, score in zip(items, said, scores, strict=True):
-            report.samples.append(_sample(scene, TRIVIA, e, text, score))
+            report.samples.append(_sample(scene, TRIVIA, e, text, score, figures={key: score}))
 
     def _data(self, suite: Any) -> dict[str, list[Example | Passage]]:
         targets = tuple(self.targets) if self.targets is not None else None

@@ -153,6 +153,9 @@ class Tofu(Part):
                     verdict=scene.verdict(answer.text, found["rouge_l_recall"]),
                     score=found["rouge_l_recall"],
                     raw_truth_ratio=min(ratio, 1e300),
+                    figures={
+                        f"tofu_{name}_{f}": v for f, v in found.items() if f in _FIGURES or name == FORGET
+                    },
                     **found,
                 )
             )

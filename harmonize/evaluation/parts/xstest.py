@@ -14,6 +14,7 @@ from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import Part, Scene
 
 SAFE, UNSAFE = "safe", "unsafe"
+NAMES = {SAFE: "xstest_sarr", UNSAFE: "xstest_unsafe_refusal_rate"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Xstest(Part):
         said = scene.say([scene.prompt(e.question, str(e.role)) for e in items])
         refused = [scene.is_refusal(s.text) for s in said]
         report = Report({})
-        for label, name in ((SAFE, "xstest_sarr"), (UNSAFE, "xstest_unsafe_refusal_rate")):
+        for label, name in NAMES.items():
             own = [
                 (float(r), e.subject) for r, e in zip(refused, items, strict=True) if e.meta["label"] == label
             ]
@@ -65,6 +66,7 @@ class Xstest(Part):
                     output=answer.text,
                     verdict="refused" if no else "answered",
                     score=float(no),
+                    figures={NAMES[str(e.meta["label"])]: float(no)},
                     type=e.meta["type"],
                 )
             )

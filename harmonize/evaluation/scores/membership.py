@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harmonize.evaluation.intervals import cluster_weights, percentiles
+from harmonize.evaluation.intervals import cluster_weights, open_end, percentiles
 from harmonize.evaluation.one_pass import TokenRow
 from harmonize.evaluation.scores.memorization import mean_log_prob
 
@@ -109,7 +109,9 @@ def auc_interval(
     """Percentile interval of the AUC; whole clusters are drawn with replacement in either set.
 
     Returns:
-        (low, high), or None where a set has fewer than two clusters.
+        (low, high), or None where a set has fewer than two clusters. Where the sets are told apart perfectly, either
+        way, no sample differs; the open end is then that of as many independent pairs as the smaller set has clusters,
+        since so many can be formed of which none shares a text (Clopper and Pearson 1934).
     """
     import numpy as np
 
@@ -119,6 +121,9 @@ def auc_interval(
         return None
     a, b = np.asarray(members), np.asarray(others)
     wins = (a[:, None] > b[None, :]) + 0.5 * (a[:, None] == b[None, :])
+    if wins.min() == wins.max() != 0.5:
+        width = open_end(min(len(set(member_clusters)), len(set(other_clusters))), confidence)
+        return (1.0 - width, 1.0) if wins.min() == 1 else (0.0, width)
     areas = ((left @ wins) * right).sum(1) / (left.sum(1) * right.sum(1))
     return percentiles(areas, confidence)
 

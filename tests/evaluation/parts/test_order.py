@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
 
+from harmonize.evaluation.pairing import keyed, scores
 from harmonize.evaluation.parts import choices, muse, rwku, tofu, xstest
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import Part
@@ -112,6 +114,17 @@ def test_neither_batch_size_nor_order(name: str, shared: Path, tmp_path: Path) -
     first = reports[0]
     measured = {k: m for k, m in first.metrics.items() if m.value is not None}
     assert measured and len(first.samples) >= 2 * FEW
+    # every mean over rows can be paired with another run's
+    keyed_samples, told = keyed(first.samples), 0
+    for key, metric in measured.items():
+        if (rows := scores(key, keyed_samples)) is not None:
+            assert len(rows) == metric.n and metric.value == pytest.approx(
+                np.mean([v for v, _ in rows.values()])
+            )
+            told += 1
+        else:
+            assert re.search("model_utility|mia_|privleak|_loss$", key), key
+    assert told
     for other in reports[1:]:
         values = {k: m.value for k, m in other.metrics.items() if m.value is not None}
         assert values == pytest.approx({k: m.value for k, m in measured.items()}, abs=1e-7)

@@ -93,6 +93,27 @@ def test_auc_and_its_interval() -> None:
     assert interval(["one"] * 60) is None
 
 
+@pytest.mark.parametrize("up", [True, False])
+def test_sets_that_are_told_apart_perfectly_have_an_open_end(up: bool) -> None:
+    """Five pairs that all agree say as much as five draws that all agree, however many texts there are."""
+    from scipy.stats import binomtest
+
+    high, low = [2.0] * 10, [1.0, 0.0] * 6
+    members, others = (high, low) if up else (low, high)
+    subjects = {10: [str(i // 2) for i in range(10)], 12: [str(i) for i in range(12)]}
+    found = membership.auc_interval(
+        members,
+        others,
+        subjects[len(members)],
+        subjects[len(others)],
+        confidence=0.95,
+        resamples=20,
+        key=("x",),
+    )
+    exact = binomtest(5 if up else 0, 5).proportion_ci(0.95, method="exact")
+    assert found == pytest.approx((exact.low, exact.high))
+
+
 def test_auc_interval_equals_a_slow_bootstrap() -> None:
     from harmonize.evaluation.intervals import cluster_weights
 
