@@ -104,6 +104,16 @@ def v1(place: Place) -> Iterator[dict[str, Any]]:
         yield {"loss memory": found, "rows": ALONE.rows, "vocabulary": size}
 
 
+def p1(place: Place) -> Iterator[dict[str, Any]]:
+    """Short rows, rows of a small body, and few long rows under a small body."""
+    long = replace(SHAPES["sandbox"], hidden=64, layers=5, inner=172, vocabulary=512)
+    cases = {name: (SHAPES[name], WORKS[name]) for name in ("sandbox", "1b-proportioned")}
+    cases["long rows"] = (long, Work(15, 400, 0.4, prefix=32))
+    for number, (name, (shape, work)) in enumerate(cases.items()):
+        for row in sections.padding(place, shape, work, len(cases) - number):
+            yield {**row, "shape": name}
+
+
 def linear(place: Place) -> Iterator[dict[str, Any]]:
     """A cached step with twice the rows, and with twice the answers behind the same prompts."""
     shape = SHAPES["1b-proportioned"]
@@ -138,6 +148,7 @@ SECTIONS: Mapping[str, tuple[Section, float]] = {
     "s4": (s4, 600),
     "c1": (c1, 600),
     "v1": (v1, 600),
+    "p1": (p1, 400),
     "linear": (linear, 600),
 }
 

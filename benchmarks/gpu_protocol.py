@@ -82,6 +82,12 @@ def compiled(place: Place) -> Iterator[dict[str, Any]]:
     }
 
 
+def p1(place: Place) -> Iterator[dict[str, Any]]:
+    """1B, all weights: rows between 0.2 and 1.0 of the longest, without padding and padded."""
+    work = replace(place.work(rows=8, length=1024), shortest=0.2)
+    yield from sections.padding(place, place.shape("1b"), work)
+
+
 def s2(place: Place) -> Iterator[dict[str, Any]]:
     """1B, all weights and adapters."""
     cases = [(128, False), (512, False), (128, True)]
@@ -210,6 +216,7 @@ SECTIONS: Mapping[str, tuple[Section, float]] = {
     "v1": (v1, 12),
     "c1": (c1, 40),
     "compiled": (compiled, 28),
+    "p1": (p1, 20),
     "s1lora": (s1_lora, 55),
     "s3": (s3, 37),
 }

@@ -1,8 +1,8 @@
 """The sections of the cost protocol, of any size: arms with parity first, then rows of ratios.
 
-S1 `step`, S2 `teachers`, S4 `methods`, C1 `caches`, V1 `vocabulary`. A pair whose losses or gradients differ in fp32,
-on a model of the same widths and two layers, is not timed; what bf16 makes of it at full depth is printed beside. FLOPs
-are those of the model (no attention scores, no recomputation).
+S1 `step`, S2 `teachers`, S4 `methods`, C1 `caches`, V1 `vocabulary`, P1 `padding`. A pair whose losses or gradients
+differ in fp32, on a model of the same widths and two layers, is not timed; what bf16 makes of it at full depth is
+printed beside. FLOPs are those of the model (no attention scores, no recomputation).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from benchmarks.arms import (
 from benchmarks.measure import Peak, Step, interleaved, parity, quartiles, ratio
 from benchmarks.place import PEAK_TFLOPS, Place, adamw, facts, trained
 from harmonize.data.batch import Row, collate
+from harmonize.models import packing
 from harmonize.models.head import Head, answer_hidden
 from harmonize.models.teacher import TeacherRequest
 
@@ -328,6 +329,47 @@ def vocabulary(place: Place, shape: Shape, work: Work, parts: int = 1) -> Iterat
         yield {"loss memory": _loss_memory(place, model, rows, teacher), **about}
     del model, ours, sft, optimizer, teacher
     place.free()
+
+
+def padding(place: Place, shape: Shape, work: Work, parts: int = 1) -> Iterator[dict[str, Any]]:
+    """P1: a cached step that computes no padding (`model.attention=varlen`), against SDPA over padded rows."""
+    packing.register()
+    rows = make_rows(work, shape.vocabulary)
+    about = facts(place, shape, rows, work, False)
+    small = shallow(place, shape)
+    teacher = make_teacher(small, requests_of(rows, work.prefix, shape.vocabulary))
+    small.train()
+    alike = Bench(small, bidirectional(), None, teacher=teacher)
+    check = parity(
+        lambda: _with_attention(small, packing.VARLEN, lambda: alike.loss(rows)),
+        lambda: _with_attention(small, "sdpa", lambda: alike.loss(rows)),
+        trained(small),
+        limit=TWO_WAYS,
+    )
+    yield {"parity": "without padding / padded", **check, **about, "dtype": "float32", "layers": 2}
+    if not check["ok"]:
+        return
+    model = build_model(shape, place.device, place.dtype)
+    teacher = make_teacher(model, requests_of(rows, work.prefix, shape.vocabulary))
+    model.train()
+    step = Bench(model, bidirectional(), adamw(trained(model), place), teacher=teacher).step(
+        rows, place.dtype
+    )
+    arms: dict[str, Step] = {
+        "without padding": lambda: _with_attention(model, packing.VARLEN, step),
+        "padded": lambda: _with_attention(model, "sdpa", step),
+    }
+    times = interleaved(arms, place.device, place.pairs, seconds=place.share(parts))
+    yield {
+        **ratio(times, "without padding", "padded"),
+        "predicted": round(1 - about["padding"], 4),
+        **{k: v for k, v in about.items() if k != "attention"},
+    }
+
+
+def _with_attention(model: Any, kernel: str, action: Callable[[], Any]) -> Any:
+    model.config._attn_implementation = kernel
+    return action()
 
 
 def _loss_memory(place: Place, model: Any, rows: list[Row], teacher: Any) -> dict[str, int]:

@@ -38,7 +38,7 @@ from harmonize.errors import ConfigError, HarmonizeError, did_you_mean
 
 PRECISIONS: tuple[str, ...] = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
 DTYPES: tuple[str, ...] = ("float32", "bfloat16", "float16")
-ATTENTION: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
+ATTENTION: tuple[str, ...] = ("sdpa", "eager", "varlen", "flash_attention_2", "flash_attention_3")
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu", "cuda", "mps")
 WANDB_MODES: tuple[str, ...] = ("offline", "online", "disabled")
 SPLITS: tuple[str, ...] = ("test", "val")  # evaluation asks about facts of train in either

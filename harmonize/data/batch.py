@@ -69,6 +69,8 @@ class Batch:
         weight: [B]; pair_id: [B].
         example_id, subject_id, request_id: B strings.
         right_padded: Whether every row starts in column 0: then a causal model needs no mask, and no position numbers.
+        columns: [N] places of the real tokens in the flattened grid; bounds: [B + 1] where each row begins among them;
+            longest: tokens of the longest row. For attention without padding; None where the width is prescribed.
         extra: Columns that the core does not know, passed through.
     """
 
@@ -90,6 +92,9 @@ class Batch:
     subject_id: list[str]
     request_id: list[str]
     right_padded: bool = False
+    columns: Tensor | None = None
+    bounds: Tensor | None = None
+    longest: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -148,6 +153,8 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
         labels.extend(r.target)
         cache.extend(_run(r.cache_start, m))
         reference.extend(_run(r.reference_start, m))
+    uneven = side == "right" and pad_to == 1
+    lengths = torch.tensor([0, *(r.length for r in ordered)])
     return Batch(
         input_ids=input_ids,
         attention_mask=attention,
@@ -167,6 +174,9 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
         subject_id=[r.subject for r in ordered],
         request_id=[r.request_id for r in ordered],
         right_padded=side == "right",
+        columns=attention.flatten().nonzero().squeeze(1) if uneven else None,
+        bounds=lengths.cumsum(0).to(torch.int32) if uneven else None,
+        longest=ordered[0].length,
     )
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harmonize.data.batch import Batch
 from harmonize.errors import ModelError
+from harmonize.models.packing import packable, packed_inputs, packed_positions
 from harmonize.models.products import (
     ValuesAtIds,
     canonical_topk,
@@ -323,8 +324,11 @@ def answer_states(
     found: list[Tensor] = []
     inner: dict[int, Tensor] = {}
 
+    packed = past is None and packable(unwrapped(model), batch)
+    positions = packed_positions(batch) if packed else batch.positions
+
     def pick(states: Tensor) -> Tensor:
-        return states.reshape(-1, states.shape[-1]).index_select(0, batch.positions)
+        return states.reshape(-1, states.shape[-1]).index_select(0, positions)
 
     def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]
@@ -342,7 +346,8 @@ def answer_states(
         modules = blocks_of(model)
         handles += [modules[b].register_forward_hook(keep(b)) for b in blocks]
     try:
-        model(**model_inputs(batch, past), use_cache=False)
+        inputs = packed_inputs(unwrapped(model), batch) if packed else model_inputs(batch, past)
+        model(**inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

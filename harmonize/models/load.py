@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from harmonize.data.corpus import content_hash
 from harmonize.data.render import PlainTemplate, Renderer
 from harmonize.errors import ModelError, did_you_mean, nearest
+from harmonize.models import packing
+from harmonize.models.head import blocks_of
 from harmonize.models.lora import apply_peft, has_adapters, plain
 
 HUB = "hf:"
@@ -208,6 +210,7 @@ def _load_weights(
 
     options = {**options, **_quantization(peft), "dtype": dtype, "use_safetensors": True}
     if getattr(cfg, "attention", None):
+        packing.register()
         options["attn_implementation"] = cfg.attention
     try:
         with warnings.catch_warnings():
@@ -222,6 +225,8 @@ def _load_weights(
             f"The weights of '{name}' do not fit its config.json: {len(missing)} missing, {len(mismatched)} of another "
             f"shape ({', '.join((missing + mismatched)[:3])}, ...). Is this the right folder, and complete?"
         )
+    if getattr(cfg, "attention", None) in packing.KERNELS:
+        packing.check(model, blocks_of(model)[0])
     return model.eval()
 
 

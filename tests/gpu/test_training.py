@@ -20,6 +20,7 @@ from harmonize.config.schema.groups import ModelConfig
 from harmonize.data import sandbox
 from harmonize.data.batch import collate
 from harmonize.errors import ModelError
+from harmonize.models import packing
 from harmonize.models.head import Head, answer_hidden
 from harmonize.models.load import enable_checkpointing, load_model
 from harmonize.models.lora import apply_peft, is_adapter
@@ -83,6 +84,26 @@ def test_attention_kernels_agree_in_bf16(gpu) -> None:
         model.set_attn_implementation("eager")
         plain = answer_hidden(model, batch).float()
     assert float((fast - plain).norm() / plain.norm()) < 2e-2
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_rows_without_padding_are_those_of_a_padded_batch(gpu, name) -> None:
+    """torch's own flash kernel in bf16, and row by row in fp32, against SDPA."""
+    packing.register()
+    for dtype, apart in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):
+        model = tiny(name).to(gpu, dtype)
+        batch = collate(some_rows(6), 0).to(gpu)
+        found = {}
+        for kernel in ("sdpa", "varlen"):
+            model.set_attn_implementation(kernel)
+            model.zero_grad()
+            states = answer_hidden(model, batch).float()
+            direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(gpu)
+            (states * direction).sum().backward()
+            gradient = torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
+            found[kernel] = (states.detach(), gradient)
+        for a, b in zip(*found.values(), strict=True):
+            assert float((a - b).norm() / a.norm()) < apart
 
 
 def test_bf16_gradients_are_those_of_fp32(gpu) -> None:

@@ -107,7 +107,8 @@ class ModelConfig:
     name_or_path: A folder, `hf:owner/name` for the hub, or `sandbox:target`.
     gold: The same model never trained on the forget set (a folder, `sandbox:gold`), or null.
     dtype: float32, bfloat16 or float16; null keeps the checkpoint's own.
-    attention: sdpa, eager, flash_attention_2; null lets transformers choose.
+    attention: sdpa, eager, varlen (no padding is computed: torch's flash kernel on CUDA, row by row elsewhere),
+        flash_attention_2 or 3 (no padding either; needs the flash-attn package); null lets transformers choose.
     chat_template: null uses the tokenizer's where it has one; false forces the plain template.
     plain_instruction, plain_question: The plain template's turns.
     gradient_checkpointing: Trade time for memory in the backward pass.
