@@ -289,6 +289,11 @@ def _explain(name: str, part: str, error: Exception) -> str:
         )
     if name.startswith(HUB):
         return f"The hub has no usable {part} under '{name}', or access to it is restricted: {line}"
+    if "flash" in text.lower() and "install" in text:
+        return (
+            "model.attention asks for a kernel that is not installed: pip install flash-attn, or use "
+            "model.attention=varlen, which reads rows without padding with torch's own."
+        )
     if kind == "SafetensorError":
         return f"The weights of '{name}' are damaged ({line}). Copy or download the folder again."
     if isinstance(error, json.JSONDecodeError):

@@ -155,3 +155,10 @@ def test_transformers_flash_attention_gets_the_same_bounds() -> None:
     assert inputs["cu_seq_lens_q"].tolist() == [sum(lengths[:i]) for i in range(6)]
     assert inputs["cu_seq_lens_q"].dtype == torch.int32 and inputs["max_length_k"] == lengths[0]
     assert inputs["position_ids"][0].tolist() == [i for n in lengths for i in range(n)]
+
+
+def test_a_kernel_that_is_not_installed_is_said_with_what_to_type() -> None:
+    from harmonize.models.load import _explain
+
+    raised = ImportError("FlashAttention2 has been toggled on, but the package flash_attn is not installed.")
+    assert "model.attention=varlen" in _explain("x", "model", raised)
