@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 import harmonize.data
 import harmonize.evaluation
 import harmonize.models
+from harmonize.caches.use import touch
 from harmonize.config.attack_checks import chosen
 from harmonize.config.instantiate import call, resolve, to_plain
 from harmonize.console import say, warn
@@ -174,6 +175,7 @@ class Evaluations:
         key = content_hash("figures-2", *self.content(loaded, split, instruction, axes))
         path = self._folder / f"{key[:32]}.json"
         if (found := _read(path)) is not None:
+            touch(path)
             return found
         say(f"Measuring the {label} ({split}) ...")
         # seed 0: a seed moves nothing but the bootstrap, and all runs of a study share these figures
@@ -182,6 +184,8 @@ class Evaluations:
         figures = Figures.of(report)
         make_folder(self._folder)
         data = {
+            "for": {"model": loaded.name, "data": self.corpus.name},
+            "about": {"label": label, "split": split},
             "metrics": {k: m.to_dict() for k, m in figures.metrics.items()},
             "outcomes": figures.outcomes,
             "notes": figures.notes,
