@@ -104,9 +104,7 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         last = i == len(columns) - 1
-        table.add_column(
-            column, no_wrap=not last, overflow="fold", justify="right" if i in right else "left"
-        )
+        table.add_column(column, no_wrap=not last, overflow="fold", justify="right" if i in right else "left")
     for row in rows:
         table.add_row(*map(escape, row))
     Console(highlight=False).print(table)

@@ -26,15 +26,17 @@ def run(argv: list[str]) -> int:
     """
     parser = Parser(
         "clean",
-        "Makes room in the cache directory. What is removed is computed again when a run needs it. Without --older-than\n"
-        "and --keep-under only leftovers of killed processes go. What a living process uses stays.",
+        "Makes room in the cache directory. What is removed is computed again when a run needs it. What a living\n"
+        "process uses stays. Without --older-than and --keep-under, only leftovers of killed processes go.",
         "  harmonize clean caches --older-than 7d\n"
         "  harmonize clean caches --keep-under 20GB --dry-run\n"
         "  harmonize clean caches --kind teacher --older-than 0d --yes",
     )
-    parser.add_argument("what", choices=["caches"], help="caches")
+    parser.add_argument("what", nargs="?", choices=["caches"], help="caches")
     parser.add_argument("--older-than", metavar="TIME", help="what was not used for 30min, 12h, 7d, 2w")
-    parser.add_argument("--keep-under", metavar="SIZE", help="the oldest, until no more than 500MB, 20GB is left")
+    parser.add_argument(
+        "--keep-under", metavar="SIZE", help="the oldest, until no more than 500MB, 20GB is left"
+    )
     parser.add_argument(
         "--kind", action="append", default=[], help="only this kind (harmonize ls caches); may be repeated"
     )
@@ -44,6 +46,10 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--list", "--dry-run", action="store_true", help="only list them")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     given = parser.parse(argv)
+    if given.what is None:
+        from harmonize.cli import UsageError
+
+        raise UsageError("clean what? Type: harmonize clean caches")
     older = None if given.older_than is None else parse_duration(given.older_than, "--older-than")
     under = None if given.keep_under is None else parse_size(given.keep_under, "--keep-under")
     kinds, now = kinds_of(given.kind), time.time()

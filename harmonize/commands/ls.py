@@ -23,15 +23,22 @@ def run(argv: list[str]) -> int:
     parser = Parser(
         "ls",
         f"Lists what there is to choose from: {', '.join(kinds())}.",
-        "  harmonize ls methods\n  harmonize ls datasets --config-dir mydata/conf\n  harmonize ls caches --kind teacher",
+        "  harmonize ls methods\n  harmonize ls datasets --config-dir mydata/conf\n"
+        "  harmonize ls caches --kind teacher",
     )
     parser.add_argument("kind", nargs="?", help="a configuration group (singular or plural), or caches")
     parser.add_argument("--config-dir", action="append", default=[], help="a folder of your own options")
     parser.add_argument(
-        "--kind", action="append", default=[], dest="only", help="of caches: one by one, this kind; may be repeated"
+        "--kind",
+        action="append",
+        default=[],
+        dest="only",
+        help="of caches: one by one, this kind; may be repeated",
     )
     parser.add_argument("--all", action="store_true", help="of caches: one by one, all kinds")
-    parser.add_argument("--cache-dir", type=Path, help="of caches: a paths.cache_dir that was set by an override")
+    parser.add_argument(
+        "--cache-dir", type=Path, help="of caches: a paths.cache_dir that was set by an override"
+    )
     given = parser.parse(argv)
     if given.kind is None:
         print("\n".join(kinds()))
@@ -48,7 +55,9 @@ def run(argv: list[str]) -> int:
     if given.only or given.all or given.cache_dir:
         from harmonize.cli import UsageError
 
-        raise UsageError("--kind, --all and --cache-dir are of caches. For example: harmonize ls caches --all")
+        raise UsageError(
+            "--kind, --all and --cache-dir are of caches. For example: harmonize ls caches --all"
+        )
     for folder in given.config_dir:
         if not Path(folder).is_dir():
             raise ConfigError(f"--config-dir {folder}: there is no such folder. Give one that exists.")

@@ -28,6 +28,7 @@ from harmonize.data.corpus import content_hash
 from harmonize.errors import RunError
 
 RAM_BYTES = 512 << 20  # arrays up to this size together are read into memory
+HEADER = "header.json"
 _BLOCK = 1 << 22
 _BFLOAT16 = "@bfloat16"
 
@@ -71,13 +72,13 @@ def write_folder(
             if names:
                 header["for"] = dict(names)
             header["check"] = content_hash(header)
-            target = work / "header.json"
+            target = work / HEADER
             target.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
             target.chmod(0o600)
             # the rename fails if another process was first; then its folder serves
             with contextlib.suppress(FileExistsError, _NotEmpty):
                 _rename(work, folder)
-            use(folder / "header.json")
+            use(folder / HEADER)
     except OSError as error:
         raise RunError(
             f"The cache {folder} cannot be written: {error.strerror or error}. Free some space "
@@ -129,7 +130,7 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
-    use(folder / "header.json")
+    use(folder / HEADER)
     try:
         header = _header(folder)
         if header["key"] != key:
@@ -175,7 +176,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def _header(folder: Path) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    header: dict[str, Any] = json.loads((folder / HEADER).read_text(encoding="utf-8"))
     if header.pop("check") != content_hash(header):
         raise CorruptFolder("header.json does not match its checksum")
     return header

@@ -53,7 +53,9 @@ class RewriteCache:
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Made before SQLite does, which would go by the umask; its log files follow the mode of this one.
-            lock = self.path.with_suffix(".lock")  # of our own: a second handle on the file would end SQLite's locks
+            lock = self.path.with_suffix(
+                ".lock"
+            )  # of our own: a second handle on the file would end SQLite's locks
             for path in (self.path, lock):
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             touch(self.path)
