@@ -63,7 +63,8 @@ def _figures(path: Path) -> str:
     data = json.loads(path.read_text(encoding="utf-8"))
     about = {**data.get("about", {}), **data.get("for", {})}
     said = " on ".join(str(about[k]) for k in ("label", "split") if k in about)
-    return _joined(said, _subject(about), f"{len(data['metrics'])} figures")
+    found = f"{len(data['metrics'])} figures" if "metrics" in data else f"{len(data['priors'])} questions"
+    return _joined(said, _subject(about), found)
 
 
 def _report(path: Path) -> str:
@@ -98,8 +99,9 @@ def _about(path: Path) -> Mapping[str, Any]:
 def _subject(about: Mapping[str, Any]) -> str:
     """Which model and which data, where a header names them."""
     model = str(about.get("model", ""))
-    short = "/".join(model.rsplit("/", 2)[-2:])  # the end of a path says most
-    return _joined(short, str(about.get("data", "")))
+    if not model.startswith("hf:"):
+        model = model.rstrip("/").rpartition("/")[2]  # the end of a path says most
+    return _joined(model, str(about.get("data", "")))
 
 
 def _joined(*words: str) -> str:

@@ -184,8 +184,7 @@ class Evaluations:
         figures = Figures.of(report)
         make_folder(self._folder)
         data = {
-            "for": {"model": loaded.name, "data": self.corpus.name},
-            "about": {"label": label, "split": split},
+            **self._about(loaded, label, split),
             "metrics": {k: m.to_dict() for k, m in figures.metrics.items()},
             "outcomes": figures.outcomes,
             "notes": figures.notes,
@@ -219,6 +218,7 @@ class Evaluations:
         path = self._folder / f"{key[:32]}.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["priors"]
+            touch(path)
             return {str(k): float(v) for k, v in found.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # none yet, or a damaged file
@@ -236,8 +236,14 @@ class Evaluations:
         sums = as_surface(loaded).log_probs(pairs, suite.batch_size) if pairs else []
         priors = {name: total / len(answer) for (name, (_, answer)), total in zip(asked, sums, strict=True)}
         make_folder(self._folder)
-        write_text(path, json.dumps({"priors": priors}, indent=1))
+        data = {**self._about(loaded, "prior strength", split), "priors": priors}
+        write_text(path, json.dumps(data, indent=1))
         return priors
+
+    def _about(self, loaded: LoadedModel, label: str, split: str) -> dict[str, Any]:
+        """What people see of a file who look at their caches; nothing reads it back."""
+        names = {"model": loaded.name, "data": self.corpus.name}
+        return {"for": names, "about": {"label": label, "split": split}}
 
     def by_prior(self, report: Any, priors: Mapping[str, float]) -> dict[str, Any]:
         """Notes the priors in a report's samples; its figures by their quartiles, as `results.json` keeps them."""
