@@ -47,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "harmonize.commands.profile:run",
         "where the time and memory of a training step go",
     ),
+    "clean": (
+        "harmonize.commands.clean:run",
+        "make room in the cache directory: old caches, leftovers of killed processes",
+    ),
     "purge": ("harmonize.commands.purge:run", "remove what a run keeps that is sensitive"),
 }
 

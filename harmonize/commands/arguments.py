@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any, NoReturn
+
+from harmonize.errors import RunError
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,3 +34,14 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: list[str]) -> Any:
         """The parsed arguments; options may stand between those without a name."""
         return self.parse_intermixed_args(argv)
+
+
+def agreed(question: str) -> bool:
+    """Asks whether to remove something.
+
+    Raises:
+        RunError: There is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise RunError("There is nobody to ask. Add --yes to remove them, or --list to only see them.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonize.commands.arguments import Parser
+from harmonize.commands.caches import list_caches
 from harmonize.config.paths import cache_dir, conf_dir, share
 from harmonize.errors import ConfigError, did_you_mean
 
 _FILES = ("sweeps", "experiments")
-_UNITS = ("B", "kB", "MB", "GB")
 
 
 def run(argv: list[str]) -> int:
@@ -23,10 +23,22 @@ def run(argv: list[str]) -> int:
     parser = Parser(
         "ls",
         f"Lists what there is to choose from: {', '.join(kinds())}.",
-        "  harmonize ls methods\n  harmonize ls datasets --config-dir mydata/conf\n  harmonize ls caches",
+        "  harmonize ls methods\n  harmonize ls datasets --config-dir mydata/conf\n"
+        "  harmonize ls caches --kind teacher",
     )
     parser.add_argument("kind", nargs="?", help="a configuration group (singular or plural), or caches")
     parser.add_argument("--config-dir", action="append", default=[], help="a folder of your own options")
+    parser.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        dest="only",
+        help="of caches: one by one, this kind; may be repeated",
+    )
+    parser.add_argument("--all", action="store_true", help="of caches: one by one, all kinds")
+    parser.add_argument(
+        "--cache-dir", type=Path, help="of caches: a paths.cache_dir that was set by an override"
+    )
     given = parser.parse(argv)
     if given.kind is None:
         print("\n".join(kinds()))
@@ -38,8 +50,14 @@ def run(argv: list[str]) -> int:
 
         raise UsageError(f"'{given.kind}' cannot be listed. {did_you_mean(given.kind, known, limit=40)}")
     if kind == "caches":
-        _print(kind, ("cache", "size", "path"), caches())
+        list_caches(given.cache_dir or cache_dir(), given.only, given.all)
         return 0
+    if given.only or given.all or given.cache_dir:
+        from harmonize.cli import UsageError
+
+        raise UsageError(
+            "--kind, --all and --cache-dir are of caches. For example: harmonize ls caches --all"
+        )
     for folder in given.config_dir:
         if not Path(folder).is_dir():
             raise ConfigError(f"--config-dir {folder}: there is no such folder. Give one that exists.")
@@ -96,28 +114,6 @@ def describe(path: Path) -> str:
     return first
 
 
-def caches() -> list[tuple[str, str, str]]:
-    """What lies in the cache directory, with sizes."""
-    root = cache_dir()
-    if not root.is_dir():
-        return []
-    found = []
-    for path in sorted(p for kind in root.iterdir() if kind.is_dir() for p in kind.iterdir()):
-        if path.name.startswith(".") or path.suffix == ".lock":
-            continue
-        files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-        found.append((path.parent.name, _size(sum(f.stat().st_size for f in files)), str(path)))
-    return found
-
-
-def _size(n: float) -> str:
-    for unit in _UNITS[:-1]:
-        if n < 1000:
-            return f"{n:.0f} {unit}"
-        n /= 1000
-    return f"{n:.1f} {_UNITS[-1]}"
-
-
 def _plural(group: str) -> str:
     """`method` is listed as `methods`, `hparams_search` as it is."""
     if group.endswith(("s", "search")):
@@ -126,14 +122,13 @@ def _plural(group: str) -> str:
 
 
 def _print(kind: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    if not rows:
+        print(f"No {kind} yet.")
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    if not rows:
-        where = f" in {cache_dir()}" if kind == "caches" else ""
-        print(f"No {kind}{where} yet.")
-        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, no_wrap=i == 0, overflow="fold")

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from harmonize.commands.arguments import Parser
+from harmonize.commands.arguments import Parser, agreed
 from harmonize.commands.report import PAGE_WITH_SAMPLES
 from harmonize.config.paths import cache_dir
 from harmonize.errors import RunError
@@ -27,7 +27,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--cache-dir", type=Path, help="the runs' paths.cache_dir, where it was set by an override"
     )
-    parser.add_argument("--list", action="store_true", help="only list them")
+    parser.add_argument("--list", "--dry-run", action="store_true", help="only list them")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     given = parser.parse(argv)
     ours, foreign = sensitive(given.folders, given.cache_dir or cache_dir())
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
         print(path)
     if given.list:
         return 0
-    if not given.yes and not _agreed(len(ours)):
+    if not given.yes and not agreed(f"Remove these {len(ours)}? Caches are shared by runs of the same data."):
         print("Nothing was removed.")
         return 1
     for path in ours:
@@ -76,15 +76,6 @@ def sensitive(folders: list[Path], cache: Path) -> tuple[list[Path], list[Path]]
                 inside = any(home in path.resolve().parents for home in homes)
                 (ours if inside else foreign)[path] = None
     return list(ours), list(foreign)
-
-
-def _agreed(n: int) -> bool:
-    if not sys.stdin.isatty():
-        raise RunError("There is nobody to ask. Add --yes to remove them, or --list to only see them.")
-    return input(f"Remove these {n}? Caches are shared by runs of the same data. [y/N] ").lower() in (
-        "y",
-        "yes",
-    )
 
 
 def _remove(path: Path) -> None:

@@ -21,6 +21,7 @@ from harmonize.config import (
     scale_checks,
     sequence_checks,
     suite_checks,
+    teacher_checks,
 )
 from harmonize.config.instantiate import check_parameters, resolve, to_plain
 from harmonize.config.rules import (
@@ -64,7 +65,7 @@ def check_config(cfg: Any, command: str) -> list[str]:
         lambda: _trainer(cfg),
         lambda: scale_checks.check(cfg, command),
     ]
-    groups = {"logger": _logger, "teacher": _teacher, "suite": _suite}
+    groups = {"logger": _logger, "teacher": teacher_checks.check, "suite": _suite}
     checks += [partial(check, cfg) for group, check in groups.items() if group in cfg]
     if trains or command == "finetune":
         checks += [
@@ -77,7 +78,7 @@ def check_config(cfg: Any, command: str) -> list[str]:
             lambda: method_checks.method(cfg),
             lambda: method_checks.adapters(cfg),
             lambda: method_checks.sampler(cfg),
-            lambda: method_checks.stored_lists(cfg),
+            lambda: teacher_checks.stored(cfg),
             lambda: _seams(cfg),
             lambda: edit_checks.statistics(cfg),
             lambda: edit_checks.edit(cfg),
@@ -86,7 +87,7 @@ def check_config(cfg: Any, command: str) -> list[str]:
     if command == "diagnose":
         checks += [
             lambda: method_checks.method(cfg),
-            lambda: method_checks.stored_lists(cfg),
+            lambda: teacher_checks.stored(cfg),
             lambda: _draws(cfg),
         ]
     if trains or command == "evaluate":
@@ -223,19 +224,6 @@ def _model_name(key: str, name: str, sandbox: bool, dataset: Any) -> list[str]:
             f"{key}={name}: there is no such folder.{hint} A model of the hub is written {key}=hf:{name.strip('/')}."
         ]
     return []
-
-
-def _teacher(cfg: Any) -> list[str]:
-    t = cfg.teacher
-    problems = known_roles("teacher.instruct_roles", t.instruct_roles)
-    for key in ("cache_top_k", "max_new_tokens", "batch_size"):
-        problems += at_least(f"teacher.{key}", t[key], 1)
-    if t.ensemble and t.cache.value == "topk":
-        problems.append(
-            "teacher.ensemble averages all logits, and teacher.cache=topk keeps a few. Use teacher.cache=hidden."
-        )
-    problems += share("teacher.leak_limit", t.leak_limit)
-    return problems + share("teacher.overrefusal_limit", t.overrefusal_limit)
 
 
 def _draws(cfg: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checks of `method` and of what feeds it: objectives, responses, rows, and the teacher's stored lists."""
+"""Checks of `method` and of what feeds it: objectives, responses and rows."""
 
 from __future__ import annotations
 
@@ -167,20 +167,3 @@ def sampler(cfg: Any) -> list[str]:
         )
     problems += component("sampler", cfg, present(cfg.sampler))
     return problems or own_problems("sampler", cfg)
-
-
-def stored_lists(cfg: Any) -> list[str]:
-    """Lengths of the stored lists against what the objectives read from them."""
-    if cfg.teacher.cache.value != "topk":
-        return []
-    problems = []
-    for name, entry in to_plain(cfg.method.objectives).items():
-        for key in ("k", "k_teacher"):
-            k = entry.get(key) if isinstance(entry, Mapping) else None
-            if isinstance(k, int) and k > cfg.teacher.cache_top_k:
-                problems.append(
-                    f"method.objectives.{name}.{key}={k} is longer than the stored lists "
-                    f"(teacher.cache_top_k={cfg.teacher.cache_top_k}). "
-                    f"Use teacher.cache_top_k={k} or teacher.cache=hidden."
-                )
-    return problems

@@ -141,7 +141,7 @@ def detector_of(
 
     found: dict[str, Any] | None = read_arrays(folder, key)
     if found is None:
-        write_folder(folder, key, fill)
+        write_folder(folder, key, fill, names={"model": loaded.name})
         found = read_arrays(folder, key)
     if found is None:
         raise RunError(f"The cache {folder} was damaged while it was being written. Start the run again.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,9 +30,11 @@ class TeacherCache:
         exact: Whether the logit of every id is known (not only bounded).
         path: Folder on disk, or None.
         positions: Response positions in all.
+        note: What a reader of the results should know of how it is kept, or nothing.
     """
 
     exact = True
+    note = ""
 
     def __init__(
         self, head: Head, targets: Mapping[str, tuple[int, ...]], path: Path | None = None, forwards: int = 0
@@ -46,6 +49,11 @@ class TeacherCache:
             self._starts[example_id] = total
             total += len(target)
         self.positions = total
+
+    def noted(self, note: str) -> Self:
+        """Itself, with a note for the results."""
+        self.note = note
+        return self
 
     def __contains__(self, example_id: object) -> bool:
         return example_id in self._targets
@@ -71,6 +79,10 @@ class TeacherCache:
     @property
     def missing_share(self) -> float:
         """Share of asked-for ids that were bounded rather than known; 0 for exact caches."""
+        return 0.0
+
+    def missing_since(self) -> float:
+        """The same, of the ids that were asked for since this was called last."""
         return 0.0
 
     def prepare(self, cache_index: Tensor) -> None:
@@ -144,13 +156,20 @@ class TopKCache(TeacherCache):
     ) -> None:
         super().__init__(head, targets, path, forwards)
         self._ids, self._values = top_ids, top_values
-        self._asked = 0
-        self._missing: Tensor | int = 0
+        self._counts = torch.zeros(2, dtype=torch.float64, device=top_values.device)  # asked, missing
+        self._told = torch.zeros(2, dtype=torch.float64)
 
     @property
     def missing_share(self) -> float:
         """Share of asked-for ids that were bounded rather than known."""
-        return float(self._missing) / self._asked if self._asked else 0.0
+        return _share(self._counts.cpu())
+
+    def missing_since(self) -> float:
+        """The same, of the ids that were asked for since this was called last."""
+        counts = self._counts.cpu().clone()
+        found = _share(counts - self._told)
+        self._told = counts
+        return found
 
     @torch.no_grad()
     def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -174,8 +193,9 @@ class TopKCache(TeacherCache):
             ordered, order = kept.sort(dim=1)
             near = torch.searchsorted(ordered, ids).clamp_max(ordered.shape[1] - 1)
             found, place = ordered.gather(1, near) == ids, order.gather(1, near)
-        self._asked += ids.numel()
-        self._missing = self._missing + (~found).sum()
+        counted = (cache_index >= 0).unsqueeze(1)  # at other positions nothing is read
+        asked, missing = counted.sum() * ids.shape[1], (~found & counted).sum()
+        self._counts += torch.stack([asked, missing]).to(self._counts)
         return torch.where(found, values.gather(1, place), values[:, -1:])
 
     def logits(self, cache_index: Tensor) -> Tensor:
@@ -253,6 +273,7 @@ class EnsembleCache(TeacherCache):
         first = members[0]
         super().__init__(first.head, first._targets)
         self.members = list(members)
+        self.note = " ".join(dict.fromkeys(member.note for member in members if member.note))
 
     @property
     def paths(self) -> list[Path]:
@@ -300,3 +321,8 @@ def rows(stored: Tensor, cache_index: Tensor) -> Tensor:
     """Rows of a stored array on the device of the index; -1 takes row 0."""
     picked = stored.index_select(0, cache_index.clamp_min(0).to(stored.device))
     return picked.to(cache_index.device)
+
+
+def _share(counts: Tensor) -> float:
+    asked, missing = counts.tolist()
+    return missing / asked if asked else 0.0

@@ -16,6 +16,7 @@ from harmonize.models.generate import Progress
 from harmonize.models.head import Head
 from harmonize.models.store import RAM_BYTES, open_array
 
+OFFSETS = "offsets.npy"  # where each response begins, and where the last one ends
 _WAITING = 2  # batches that may wait for the disk
 
 
@@ -58,7 +59,7 @@ def fill_teacher(
         The arrays on the head's device, where they are small enough to stay in memory; else nothing.
     """
     ends = np.cumsum([0, *(len(r.target or ()) for r in requests)]).astype(np.int64)
-    np.save(work / "offsets.npy", ends)
+    np.save(work / OFFSETS, ends)
     np.save(work / "targets.npy", np.array([i for r in requests for i in r.target or ()], dtype=np.int32))
     total, device = int(ends[-1]), head.weight.device
     kinds: dict[str, tuple[int, type, torch.dtype]] = {

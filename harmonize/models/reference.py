@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harmonize.console import warn
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
 from harmonize.data.example import ROLES
 from harmonize.errors import ConfigError, RunError
+from harmonize.models.budget import Budget, announce, choose
 from harmonize.models.cache import rows as stored_rows
 from harmonize.models.generate import Progress
 from harmonize.models.head import Head, answer_states, evaluating, output_layer
@@ -44,7 +46,10 @@ class Reference:
     Attributes:
         path: Folder on disk, or None.
         forwards: Forward passes that this process made.
+        note: What a reader of the results should know of how it is kept, or nothing.
     """
+
+    note = ""
 
     def __init__(
         self,
@@ -169,6 +174,8 @@ def build_reference(
     cache_dir: Path,
     batch_size: int = 64,
     progress: Progress | None = None,
+    budget: Budget | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Reference:
     """The reference for some rows, read from `cache_dir/reference` if it is there, computed otherwise.
 
@@ -187,10 +194,12 @@ def build_reference(
         cache_dir: The package's cache folder.
         batch_size: Rows per forward pass; not part of the key.
         progress: Called with (done, total).
+        budget: What it may take on the disk, looked at before it is built; None builds it as long as the disk lasts.
+        names: `model` and `data`, as their user calls them; not part of the key.
 
     Raises:
         ModelError: Hidden states that fp16 cannot hold.
-        RunError: The cache cannot be written.
+        RunError: The cache cannot be written, or is more than the budget or the disk allows.
     """
     numbers = sorted(set(blocks.values()))
     if mode == "none":
@@ -208,8 +217,17 @@ def build_reference(
         forwards = _fill(work, model, frozen, keys, ends, kept, numbers, pad_id, batch_size, progress)
 
     arrays = read_arrays(folder, key)
+    if arrays is None and budget is not None:
+        each = sum(_item_bytes(name, int(frozen.weight.shape[1])) for name in kept)
+        mode, note = choose("reference", int(ends[-1]), {mode: each}, budget, folder)
+        if mode == "none":
+            warn(note)
+            live = _live(model, head, {r.role for r in rows}, numbers, blocks)
+            live.note = note
+            return live
+        announce("reference", int(ends[-1]), each, folder)
     if arrays is None:
-        write_folder(folder, key, fill)
+        write_folder(folder, key, fill, names=names)
         arrays = read_arrays(folder, key)
     if arrays is None:
         raise RunError(f"The cache {folder} was damaged while it was being written. Start the run again.")
@@ -253,9 +271,9 @@ def _fill(
     progress: Progress | None,
 ) -> int:
     total, width = int(ends[-1]), int(head.weight.shape[1])
-    shapes = {"log_probs": ((total,), np.float32), "hidden": ((total, width), np.float16)}
-    # states of blocks keep fp32: their distance from the student's starts at 0, where rounding would be all there is
-    files = {n: open_array(work, n, *shapes.get(n, ((total, width), np.float32))) for n in kept}
+    files = {
+        n: open_array(work, n, (total,) if n == "log_probs" else (total, width), _number(n)) for n in kept
+    }
     order = sorted(range(len(keys)), key=lambda i: (-len(keys[i][0]) - len(keys[i][1]), i))
     device = next(model.parameters()).device
     forwards = 0
@@ -281,6 +299,18 @@ def _fill(
     for file in files.values():
         file.flush()
     return forwards
+
+
+def _number(name: str) -> type:
+    """Kind of the numbers of an array. States of blocks keep fp32: their distance from the student's starts at 0, where
+    rounding would be all there is.
+    """
+    return np.float16 if name == "hidden" else np.float32
+
+
+def _item_bytes(name: str, width: int) -> int:
+    """Bytes of an array for each position."""
+    return np.dtype(_number(name)).itemsize * (1 if name == "log_probs" else width)
 
 
 def _live(

@@ -22,10 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harmonize.caches.entries import WRITING
+from harmonize.caches.use import hold, release, use
 from harmonize.data.corpus import content_hash
 from harmonize.errors import RunError
 
 RAM_BYTES = 512 << 20  # arrays up to this size together are read into memory
+HEADER = "header.json"
 _BLOCK = 1 << 22
 _BFLOAT16 = "@bfloat16"
 
@@ -35,7 +38,11 @@ class CorruptFolder(Exception):
 
 
 def write_folder(
-    folder: Path, key: str, fill: Callable[[Path], None], about: Mapping[str, Any] | None = None
+    folder: Path,
+    key: str,
+    fill: Callable[[Path], None],
+    about: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a folder through `fill(temporary folder)`, which saves the arrays, then renames it into place.
 
@@ -46,6 +53,7 @@ def write_folder(
         key: Content key, checked when it is read.
         fill: Saves `.npy` files.
         about: What the folder holds, in words that a reader of the header alone can use (JSON).
+        names: `model` and `data` it was made for, as their user calls them: for people who look at their caches.
 
     Raises:
         RunError: The disk is full or the place is not writable.
@@ -61,23 +69,37 @@ def write_folder(
             header: dict[str, Any] = {"key": key, "files": files}
             if about is not None:
                 header["about"] = dict(about)
+            if names:
+                header["for"] = dict(names)
             header["check"] = content_hash(header)
-            target = work / "header.json"
+            target = work / HEADER
             target.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
             target.chmod(0o600)
             # the rename fails if another process was first; then its folder serves
             with contextlib.suppress(FileExistsError, _NotEmpty):
                 _rename(work, folder)
+            use(folder / HEADER)
     except OSError as error:
         raise RunError(
-            f"The cache {folder} cannot be written: {error.strerror or error}. Free some space or set "
-            "paths.cache_dir=/another/folder; of a teacher or reference, teacher.cache=none keeps no cache."
+            f"The cache {folder} cannot be written: {error.strerror or error}. Free some space "
+            "(harmonize clean caches --older-than 7d) or set paths.cache_dir=/another/folder; of a teacher or "
+            "reference, teacher.cache=none keeps no cache."
         ) from error
 
 
 def open_array(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """A new array of a folder that is being written, mapped so that it may exceed the memory."""
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    """A new array of a folder that is being written, mapped so that it may exceed the memory.
+
+    Raises:
+        OSError: The disk has no room for it. Its blocks are taken now: a disk that fills up later would end the process
+            at the first write into the map, without a word.
+    """
+    path = folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if array.nbytes and hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def save_tensor(folder: Path, name: str, value: Tensor) -> None:
@@ -100,7 +122,7 @@ def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
-    """Opens a folder and verifies sizes and checksums. Small ones are read, large ones memory-mapped.
+    """Opens a folder, verifies sizes and checksums, and notes its use. Small ones are read, large ones memory-mapped.
 
     Raises:
         FileNotFoundError: No such folder.
@@ -108,6 +130,7 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
+    use(folder / HEADER)
     try:
         header = _header(folder)
         if header["key"] != key:
@@ -132,6 +155,8 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
             for name in header["files"]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not folder.is_dir():  # removed while it was being read
+            raise FileNotFoundError(folder) from error
         raise CorruptFolder(str(error)) from error
 
 
@@ -151,7 +176,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def _header(folder: Path) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    header: dict[str, Any] = json.loads((folder / HEADER).read_text(encoding="utf-8"))
     if header.pop("check") != content_hash(header):
         raise CorruptFolder("header.json does not match its checksum")
     return header
@@ -204,8 +229,10 @@ def _plain_hash(path: Path) -> str:
 
 @contextlib.contextmanager
 def _temporary(parent: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))  # mode 0700
+    folder = Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))  # mode 0700
+    hold(folder)
     try:
         yield folder
     finally:
+        release(folder)
         shutil.rmtree(folder, ignore_errors=True)

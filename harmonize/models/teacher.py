@@ -7,7 +7,7 @@ import copy
 import hashlib
 import logging
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ModelError, RunError
+from harmonize.models.budget import Budget, Place, afford
 from harmonize.models.cache import FP16_LIMIT, HiddenCache, LiveTeacher, TeacherCache, TopKCache
 from harmonize.models.filling import fill_teacher
 from harmonize.models.generate import Progress, greedy
@@ -75,6 +76,8 @@ def build_teacher_cache(
     progress: Progress | None = None,
     context: Context | None = None,
     share_prefix: bool = True,
+    budget: Budget | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> TeacherCache:
     """The teacher's responses and logits, read from `cache_dir/teacher` if they are there, computed otherwise.
 
@@ -95,10 +98,12 @@ def build_teacher_cache(
         progress: Called with (done, total), first over the teacher's own responses, then over all requests.
         context: Makes a context around every teacher forward; None switches adapters off.
         share_prefix: Read what prompts begin with alike once for all of them (`harmonize.models.prefix`).
+        budget: What it may take on the disk, looked at before it is built; None builds it as long as the disk lasts.
+        names: `model` and `data`, as their user calls them; not part of the key.
 
     Raises:
         ModelError: Hidden states that fp16 cannot hold.
-        RunError: The cache cannot be written.
+        RunError: The cache cannot be written, or is more than the budget or the disk allows.
         ValueError: Two requests with one example_id, or an unknown mode.
     """
     ordered = sorted(requests, key=lambda r: r.example_id)
@@ -107,38 +112,50 @@ def build_teacher_cache(
     if mode not in ("hidden", "topk", "none"):
         raise ValueError(f"unknown cache mode {mode!r}")
     teacher = FrozenTeacher(model, context or (lambda: adapters_off(model)), pad_id, batch_size, share_prefix)
-    if mode == "none":
-        frozen = _live_head(teacher, head)
-        complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
-        return LiveTeacher(
-            frozen,
-            {r.example_id: r.target or () for r in complete},
-            lambda which: teacher.hidden([complete[i] for i in which]),
-            lambda: teacher.forwards,
-        )
-    kept = min(top_k, head.n_vocab)
-    frozen = head.frozen(clone=head.weight.requires_grad)
+    answered: list[TeacherRequest] = []
+
+    def complete() -> list[TeacherRequest]:
+        if not answered:
+            answered.extend(_with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress))
+        return answered
+
     generation = [sorted(stop_ids), end_id, max_new_tokens] if any(r.target is None for r in ordered) else []
     numerics, shape = model_numerics(model, head)
     asked = [
         (r.example_id, _ids_hash(r.prompt), None if r.target is None else _ids_hash(r.target))
         for r in ordered
     ]
-    key = content_hash(FORMAT, mode, kept, digest, renderer_digest, numerics, shape, generation, asked)
-    folder = Path(cache_dir) / "teacher" / key[:32]
 
+    def place(mode: str) -> Place:
+        kept = min(budget.top_k if budget and mode != wanted else top_k, head.n_vocab)
+        key = content_hash(FORMAT, mode, kept, digest, renderer_digest, numerics, shape, generation, asked)
+        return Place(key, Path(cache_dir) / "teacher" / key[:32], kept)
+
+    wanted, note = mode, ""
+    if budget is not None and mode != "none":
+        mode, note = afford(mode, budget, ordered, complete, max_new_tokens, shape[0][1], place)
+    if mode == "none":
+        frozen = _live_head(teacher, head)
+        known = complete()
+        return LiveTeacher(
+            frozen,
+            {r.example_id: r.target or () for r in known},
+            lambda which: teacher.hidden([known[i] for i in which]),
+            lambda: teacher.forwards,
+        ).noted(note)
+    key, folder, kept = place(mode)
+    frozen = head.frozen(clone=head.weight.requires_grad)
     device = head.weight.device
     tensors: dict[str, Tensor] = {}
     targets: dict[str, tuple[int, ...]] = {}
 
     def fill(work: Path) -> None:
-        complete = _with_targets(teacher, ordered, end_id, stop_ids, max_new_tokens, progress)
-        targets.update((r.example_id, r.target or ()) for r in complete)
-        tensors.update(fill_teacher(work, teacher, frozen, complete, mode, kept, progress))
+        targets.update((r.example_id, r.target or ()) for r in complete())
+        tensors.update(fill_teacher(work, teacher, frozen, complete(), mode, kept, progress))
 
     arrays = read_arrays(folder, key)
     if arrays is None:
-        write_folder(folder, key, fill)
+        write_folder(folder, key, fill, names=names)
         arrays = {} if tensors else read_arrays(folder, key)  # small ones are still here
     if arrays is None:
         raise RunError(
@@ -155,7 +172,7 @@ def build_teacher_cache(
             if name in arrays and (tensor := torch.from_numpy(arrays[name])) is not None
         }
     kind = HiddenCache if mode == "hidden" else TopKCache
-    return kind(frozen, targets, **tensors, path=folder, forwards=teacher.forwards)
+    return kind(frozen, targets, **tensors, path=folder, forwards=teacher.forwards).noted(note)
 
 
 class FrozenTeacher:

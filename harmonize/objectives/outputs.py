@@ -81,6 +81,7 @@ class Field:
         reference: What of the untouched model it needs: log_probs, hidden or layer.
         layer: Whether it is of the block that the setting `layer` names.
         wide: Whether it holds a value for every id of the vocabulary.
+        overall: Whether it is of all positions of all rows at once.
     """
 
     compute: Callable[..., Any]
@@ -91,6 +92,7 @@ class Field:
     reference: str | None = None
     layer: bool = False
     wide: bool = False
+    overall: bool = False
 
 
 FIELDS: dict[str, Field] = {}
@@ -206,12 +208,12 @@ class Outputs:
         """[A, H] final hidden states of the untouched model."""
         return self._require_reference().hidden(self.batch.reference_index)
 
-    @_field(reference="hidden")
+    @_field(reference="hidden", overall=True)
     def reference_mean(self) -> Tensor:
         """[H] mean of `reference_hidden` over all positions that the untouched model read."""
         return self._require_reference().moments()[0]
 
-    @_field(reference="hidden")
+    @_field(reference="hidden", overall=True)
     def reference_std(self) -> Tensor:
         """[H] standard deviation of `reference_hidden` over the same positions."""
         return self._require_reference().moments()[1]

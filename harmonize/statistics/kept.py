@@ -118,7 +118,7 @@ class Statistics:
 
         arrays = read_arrays(folder, key)
         if arrays is None:
-            write_folder(folder, key, fill, about)
+            write_folder(folder, key, fill, about, names={"model": self.loaded.name})
             arrays = read_arrays(folder, key)
         if arrays is None:
             raise RunError(f"The cache {folder} was damaged while it was being written. Start the run again.")

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 import harmonize.data
 import harmonize.evaluation
 import harmonize.models
+from harmonize.caches.use import touch
 from harmonize.config.attack_checks import chosen
 from harmonize.config.instantiate import call, resolve, to_plain
 from harmonize.console import say, warn
@@ -174,6 +175,7 @@ class Evaluations:
         key = content_hash("figures-2", *self.content(loaded, split, instruction, axes))
         path = self._folder / f"{key[:32]}.json"
         if (found := _read(path)) is not None:
+            touch(path)
             return found
         say(f"Measuring the {label} ({split}) ...")
         # seed 0: a seed moves nothing but the bootstrap, and all runs of a study share these figures
@@ -182,6 +184,7 @@ class Evaluations:
         figures = Figures.of(report)
         make_folder(self._folder)
         data = {
+            **self._about(loaded, label, split),
             "metrics": {k: m.to_dict() for k, m in figures.metrics.items()},
             "outcomes": figures.outcomes,
             "notes": figures.notes,
@@ -215,6 +218,7 @@ class Evaluations:
         path = self._folder / f"{key[:32]}.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["priors"]
+            touch(path)
             return {str(k): float(v) for k, v in found.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # none yet, or a damaged file
@@ -232,8 +236,14 @@ class Evaluations:
         sums = as_surface(loaded).log_probs(pairs, suite.batch_size) if pairs else []
         priors = {name: total / len(answer) for (name, (_, answer)), total in zip(asked, sums, strict=True)}
         make_folder(self._folder)
-        write_text(path, json.dumps({"priors": priors}, indent=1))
+        data = {**self._about(loaded, "prior strength", split), "priors": priors}
+        write_text(path, json.dumps(data, indent=1))
         return priors
+
+    def _about(self, loaded: LoadedModel, label: str, split: str) -> dict[str, Any]:
+        """What people see of a file who look at their caches; nothing reads it back."""
+        names = {"model": loaded.name, "data": self.corpus.name}
+        return {"for": names, "about": {"label": label, "split": split}}
 
     def by_prior(self, report: Any, priors: Mapping[str, float]) -> dict[str, Any]:
         """Notes the priors in a report's samples; its figures by their quartiles, as `results.json` keeps them."""

@@ -95,7 +95,8 @@ def finetuned_weights(
 
     arrays = read_arrays(folder, key)
     if arrays is None:
-        write_folder(folder, key, fill, {"rows": title, "weights": loaded.digest})
+        about = {"rows": title, "weights": loaded.digest}
+        write_folder(folder, key, fill, about, names={"model": loaded.name, "data": str(cfg.dataset.name)})
         arrays = read_arrays(folder, key)
     if arrays is None:
         raise RunError(f"The cache {folder} was damaged while it was being written. Start the run again.")

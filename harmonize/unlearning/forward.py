@@ -51,6 +51,12 @@ class Forward:
             return list(rows)
         return [self.reference.place(row) for row in rows]
 
+    def figures(self) -> dict[str, float]:
+        """What is logged of the teacher: the share of ids that it bounded since the last call, where it bounds any."""
+        if self.teacher is None or self.teacher.exact:
+            return {}
+        return {"train/teacher_missing_share": self.teacher.missing_since()}
+
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs of one batch of placed rows."""
         if self.teacher is not None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import harmonize.guards
+from harmonize.caches.use import touch
 from harmonize.config.attack_checks import chosen
 from harmonize.config.instantiate import resolve
 from harmonize.console import say
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ModelError
-from harmonize.evaluation.remembered import ANSWERS, Remembered, read_report, write_report
+from harmonize.evaluation.remembered import ANSWERS, REPORT, Remembered, read_report, write_report
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import as_surface
 from harmonize.guards.guard import Guarded
@@ -59,6 +60,7 @@ def kept_report(
     with locked(folder.with_suffix(".lock")):
         record(make_folder(folder))
         if (found := read_report(folder)) is not None:
+            touch(folder / REPORT)
             say(
                 f"Read from the cache: this model, suite, data and code were measured before ({folder}). "
                 "cache=false measures anew."

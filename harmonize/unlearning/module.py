@@ -386,6 +386,7 @@ class UnlearningModule(L.LightningModule):
         metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
         metrics["train/tokens_per_s"] = self._timer.tokens / max(1e-9, now - self._timer.since)
         self._timer.tokens, self._timer.since = 0, now
+        metrics |= self._parts.forward.figures()
         if torch.cuda.is_available() and self.device.type == "cuda":
             metrics["train/peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
         for key, value in raw.items():

@@ -280,7 +280,7 @@ class _Run:
             teacher_metrics=beside.teacher.metrics if beside.teacher else {},
             gold_metrics=beside.gold.metrics if beside.gold else {},
             outcomes=figures.outcomes,
-            notes=[*self.corpus.notes, *self.warnings, *figures.notes, *self.notes],
+            notes=[*self.corpus.notes, *self.warnings, *figures.notes, *self.notes, *parts.notes],
             selection=selection,
             teacher_forwards=sum(f.forwards for f in frozen),
             teacher_missing_share=parts.teacher.missing_share if parts.teacher else 0.0,

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from harmonize.caches.use import use
 from harmonize.config.schema import TrainerConfig
 from harmonize.console import say, warn
 from harmonize.data.corpus import Corpus, content_hash
@@ -69,6 +70,7 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
     key = content_hash("sandbox-model-2", [asdict(d) for d in dialogues], recipe, architecture, words, _SEED)
     folder = Path(cfg.paths.cache_dir) / "models" / f"{preset}-{name.split(':')[1]}-{key[:16]}"
     if (folder / "config.json").exists():
+        use(folder / "config.json")
         return folder
 
     with locked(folder.with_suffix(".lock")):
@@ -100,6 +102,7 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             if not (folder / "config.json").exists():
                 raise
+        use(folder / "config.json")
     return folder
 
 

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harmonize.config.units import parse_size
 from harmonize.console import counted
 from harmonize.data.corpus import Corpus
 from harmonize.data.example import Example
 from harmonize.data.responses import all_sources, sources_of
 from harmonize.data.views import RowFactory, text_of
 from harmonize.errors import ConfigError, DataError
+from harmonize.models.budget import Budget
 from harmonize.models.cache import EnsembleCache, TeacherCache
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.reference import Reference, build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.unlearning.forward import named_blocks
-from harmonize.unlearning.terms import Term
+from harmonize.unlearning.terms import Term, build_terms, top_sizes
+
+KEPT = 64  # length of the stored top lists, unless objectives or the configuration ask for more
 
 
 def trained_examples(corpus: Corpus, roles: Sequence[str]) -> dict[str, tuple[Example, ...]]:
@@ -126,6 +130,7 @@ def _one_teacher(
     check_lengths(
         requests, getattr(loaded.model.config, "max_position_embeddings", None), cfg.teacher.max_new_tokens
     )
+    mode = getattr(cfg.teacher.cache, "value", str(cfg.teacher.cache))
     with counted("teacher") as progress:
         return build_teacher_cache(
             loaded.model,
@@ -137,12 +142,38 @@ def _one_teacher(
             stop_ids=renderer.stop_ids,
             pad_id=renderer.pad_id,
             max_new_tokens=cfg.teacher.max_new_tokens,
-            mode=getattr(cfg.teacher.cache, "value", str(cfg.teacher.cache)),
-            top_k=cfg.teacher.cache_top_k,
+            mode=mode,
+            top_k=kept_length(cfg, mode),
             cache_dir=Path(cfg.paths.cache_dir),
             batch_size=cfg.teacher.batch_size,
             progress=progress,
+            budget=_budget(cfg),
+            names={"model": loaded.name, "data": corpus.name},
         )
+
+
+def kept_length(cfg: Any, mode: str) -> int:
+    """Length K' of the stored top lists: as configured, else 64.
+
+    Where lists are all that is kept, at least four times the longest list that an objective reads: the push asks for
+    the teacher's logit at the student's ids, and the further the student has moved, the more of them lie beyond the
+    teacher's own first K (our choice, after measuring; docs/fidelity.md). States give every logit, so that with
+    `hidden` one length serves all K.
+    """
+    if cfg.teacher.cache_top_k is not None:
+        return int(cfg.teacher.cache_top_k)
+    if mode == "hidden":
+        return KEPT
+    return max(KEPT, 4 * max(top_sizes(build_terms(cfg.method.objectives, cfg.allow))))
+
+
+def _budget(cfg: Any) -> Budget:
+    limit = cfg.teacher.cache_budget
+    return Budget(
+        None if limit is None else parse_size(limit, "teacher.cache_budget"),
+        getattr(cfg.teacher.cache_over_budget, "value", str(cfg.teacher.cache_over_budget)),
+        kept_length(cfg, "topk"),
+    )
 
 
 def build_reference_for(
@@ -195,4 +226,6 @@ def build_reference_for(
             cache_dir=Path(cfg.paths.cache_dir),
             batch_size=cfg.teacher.batch_size,
             progress=progress,
+            budget=_budget(cfg),
+            names={"model": loaded.name, "data": corpus.name},
         )

@@ -67,6 +67,17 @@ class Parts:
     record: Callable[[Path], object] | None = None
     found: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results should know of how the frozen models' outputs were kept."""
+        said = [kept.note for kept in (self.teacher, self.reference) if kept is not None and kept.note]
+        if self.teacher is not None and not self.teacher.exact:
+            said.append(
+                f"Only the teacher's top logits were kept: {self.teacher.missing_share:.2%} of the ids that objectives "
+                "asked for lay outside, and were bounded by the last kept one, which can only weaken the push."
+            )
+        return said
+
 
 def row_factory(
     cfg: Any, loaded: LoadedModel, corpus: Corpus, teacher: TeacherCache | None = None

@@ -82,15 +82,6 @@ def test_ls(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert name in capsys.readouterr().out
 
 
-def test_ls_caches(cache_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("ls", "caches") == 0
-    assert "No caches" in capsys.readouterr().out
-    (cache_dir / "models" / "world").mkdir(parents=True)
-    (cache_dir / "models" / "world" / "weights").write_bytes(b"0" * 2048)
-    assert run("ls", "caches") == 0
-    assert "2 kB" in capsys.readouterr().out
-
-
 def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "method", "duet") == 0
     assert "positions: first" in capsys.readouterr().out

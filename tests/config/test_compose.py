@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,21 @@ def test_every_mistake_is_in_one_message() -> None:
         ),
         ("unlearn", ["trainer.accumulate_grad_batches=99"], "accumulate_grad_batches=1"),
         ("unlearn", ["teacher.cache=topk", "teacher.cache_top_k=4"], "teacher.cache_top_k=16"),
+        (
+            "unlearn",
+            ["teacher.cache_over_budget=topk", "teacher.cache_top_k=4"],
+            "or teacher.cache_over_budget=error",
+        ),
+        ("unlearn", ["teacher.cache=topk", "teacher.cache_top_k=0"], "at least 1"),
+        ("unlearn", ["method=ensemble_teacher", "teacher.cache_over_budget=topk"], "averages all logits"),
+        ("unlearn", ["method=bild", "teacher.cache_over_budget=tpk"], "Did you mean 'topk'"),
+        ("unlearn", ["teacher.cache_budget=20"], "For example teacher.cache_budget=20GB"),
+        ("evaluate", ["teacher.cache_budget=much"], "For example teacher.cache_budget=20GB"),
+        (
+            "unlearn",
+            ["teacher.cache_over_budget=topk", "trainer.devices=2"],
+            "and teacher.cache=topk if the space is known to be short",
+        ),
         ("unlearn", ["teacher.instruct_roles=[forgets]"], "Did you mean 'forget'"),
         ("unlearn", ["dataset.prefill.depths=[0.5,1.5]"], "outside (0, 1]"),
         ("unlearn", ["dataset.prefill.share=2"], "a share from 0 to 1"),
@@ -123,6 +139,37 @@ def test_impossible_combinations_say_what_mends_them(
 ) -> None:
     found = problems(command, *overrides)
     assert any(message in problem for problem in found), found
+
+
+DENSE = "def kl(teacher_logits, row, offset, n_rows):\n    ...\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "exact"),
+    [
+        (["teacher.cache=topk"], "teacher.cache=hidden"),
+        (["teacher.cache_over_budget=topk"], "teacher.cache_over_budget=error"),
+    ],
+)
+def test_all_logits_cannot_come_from_top_lists(
+    overrides: list[str], exact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dense_losses.py").write_text(DENSE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p])
+    monkeypatch.setenv("HARMONIZE_ALLOW", "dense_losses")
+    dense = ["method.objectives.pull._target_=dense_losses.kl", "~method.objectives.pull.k"]
+    found = problems("unlearn", *dense, *overrides)
+    assert any("reads all logits of the teacher" in p and p.endswith(f"Use {exact}.") for p in found), found
+
+
+@pytest.mark.parametrize("key", ["cache", "cache_over_budget"])
+def test_statistics_over_all_positions_cannot_come_from_a_live_model(key: str) -> None:
+    target = "harmonize.objectives.representation.threshold_margin"
+    found = problems(
+        "unlearn", "method=rmu", f"method.objectives.keep._target_={target}", f"teacher.{key}=none"
+    )
+    assert any("over all states" in p and f"teacher.{key}=" in p for p in found), found
 
 
 def test_split_shares_must_sum_to_one() -> None:

@@ -167,7 +167,12 @@ def test_topk_bounds_what_it_does_not_know(tmp_path: Path) -> None:
     torch.testing.assert_close(bound[known], truth[known])
     assert bool((bound >= truth - 1e-6).all())
     assert torch.equal(bound.min(1).values, exact.top(index, 5)[1][:, -1])
-    assert bounded.missing_share == pytest.approx(1 - 5 / V)
+    assert bounded.missing_share == bounded.missing_since() == pytest.approx(1 - 5 / V)
+    bounded.at(torch.full((3,), -1), every[:3])  # positions without a teacher, which nothing reads
+    assert bounded.missing_since() == 0 and bounded.missing_share == pytest.approx(1 - 5 / V)
+    bounded.at(torch.tensor([0, -1]), bounded.top(torch.tensor([0, 0]), 5)[0])
+    assert bounded.missing_since() == 0 and bounded.missing_share < 1 - 5 / V
+    assert exact.missing_share == exact.missing_since() == 0
     assert not (bounded.path / "hidden.npy").exists()
     with pytest.raises(ConfigError, match=r"teacher\.cache_top_k=6"):
         bounded.top(index, 6)

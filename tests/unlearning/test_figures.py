@@ -46,13 +46,14 @@ def evaluations(tmp_path: Path) -> Any:
             "seed": seed,
             "allow": [__name__.split(".")[0]],
         }
-        corpus: Any = SimpleNamespace(digest="corpus", scoring=scoring)
+        corpus: Any = SimpleNamespace(name="world", digest="corpus", scoring=scoring)
         return Evaluations(OmegaConf.create(cfg), corpus)
 
     return make
 
 
 MODEL: Any = SimpleNamespace(
+    name="small",
     digest="model",
     renderer=SimpleNamespace(digest="renderer"),
     model=torch.nn.Linear(1, 1).requires_grad_(False),
@@ -86,7 +87,7 @@ def test_a_seed_measures_nothing_again_and_another_scoring_does(evaluations: Any
 def test_priors_are_the_log_probability_per_token_of_each_forget_answer(tmp_path: Path) -> None:
     data = worlds.corpus()
     loaded: Any = worlds.llama(data)
-    loaded.digest = "model"
+    loaded.name, loaded.digest = "small", "model"
     cfg = {
         "suite": {
             "_target_": f"{__name__}.suite",

@@ -30,6 +30,14 @@ class CacheMode(Enum):
     none = "none"
 
 
+class OverBudget(Enum):
+    """What becomes of a cache that the budget or the disk does not allow: an error, top-K' lists, a live model."""
+
+    error = "error"
+    topk = "topk"
+    none = "none"
+
+
 class Earlier(Enum):
     """What becomes of the examples of earlier requests: left alone, or forgotten once more."""
 
@@ -188,7 +196,12 @@ class TeacherConfig:
     instructions: Those of an ensemble; an empty list takes all of the data set's.
     instruct_roles: Roles whose questions the teacher reads with the instruction.
     cache: hidden (exact for every id), topk (bounded by the last kept value) or none (live).
-    cache_top_k: Length K' of the stored top list.
+    cache_top_k: Length K' of the stored top list; null = 64, and with topk at least four times the longest list that an
+        objective reads.
+    cache_budget: What one cache, of the teacher or of the reference, may take on the disk (20GB); null leaves it to the
+        disk. Its size is known before it is built.
+    cache_over_budget: What becomes of one that would take more, or more than is free: error, topk (as `cache: topk`;
+        a reference has no such form) or none (as `cache: none`).
     max_new_tokens: Limit of the teacher's own responses.
     report: Measure the teacher on the axes before training.
     leak_limit, overrefusal_limit: A teacher beyond these is reported with a warning.
@@ -200,7 +213,9 @@ class TeacherConfig:
     instructions: list[str] = field(default_factory=list)
     instruct_roles: list[str] = field(default_factory=lambda: ["forget", "neighbor", "retain"])
     cache: CacheMode = CacheMode.hidden
-    cache_top_k: int = 64
+    cache_top_k: int | None = None
+    cache_budget: str | None = None
+    cache_over_budget: OverBudget = OverBudget.error
     max_new_tokens: int = 64
     batch_size: int = 64
     report: bool = True

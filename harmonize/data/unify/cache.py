@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harmonize.caches.use import hold, touch
 from harmonize.data.unify.task import Failure, Pair, SlowRewriter, Task
 from harmonize.errors import RunError
 
@@ -52,7 +53,13 @@ class RewriteCache:
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Made before SQLite does, which would go by the umask; its log files follow the mode of this one.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            lock = self.path.with_suffix(
+                ".lock"
+            )  # of our own: a second handle on the file would end SQLite's locks
+            for path in (self.path, lock):
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            touch(self.path)
+            hold(lock)
             self._db = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             # Safe when a process dies; a power cut may cost the last rewrites, never the file.

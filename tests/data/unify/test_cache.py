@@ -59,7 +59,7 @@ def test_what_is_kept_comes_back_and_belongs_to_its_owner(tmp_path: Path) -> Non
     assert found is not None and found.pairs == [PAIR] and found.tokens == (7, 3)
     assert len(cache) == 1
     files = list((tmp_path / "rewrites").iterdir())
-    assert len(files) == 3  # the write-ahead log and its index are there while it is open
+    assert len(files) == 4  # the write-ahead log and its index are there while it is open; and our own lock
     assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
     assert RewriteCache(tmp_path / "rewrites", "local", "b" * 64).get(task) is None
 
