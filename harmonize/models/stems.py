@@ -59,8 +59,9 @@ def stems(rows: Sequence[Ids], most: Sequence[int]) -> list[Stem]:
     Returns:
         In the order of their first rows; a row that shares nothing is alone, with length 0.
     """
-    order = sorted(range(len(rows)), key=lambda i: (tuple(rows[i]), i))
-    common = [_common(rows[a], rows[b], min(most[a], most[b])) for a, b in pairwise(order)]
+    heads = [tuple(row[:n]) for row, n in zip(rows, most, strict=True)]
+    order = sorted(range(len(rows)), key=lambda i: (heads[i], i))
+    common = [_common(heads[a], heads[b]) for a, b in pairwise(order)]
     last = list(range(len(rows)))  # of the run that begins here
     first = list(range(len(rows)))  # of the run that ends here
     length = [0] * len(rows)  # of the run that begins here
@@ -198,8 +199,9 @@ def _plain(past: Any) -> bool:
     return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
 
-def _common(a: Ids, b: Ids, most: int) -> int:
-    return next((i for i in range(min(most, len(a), len(b))) if a[i] != b[i]), min(most, len(a), len(b)))
+def _common(a: Ids, b: Ids) -> int:
+    both = min(len(a), len(b))
+    return next((i for i in range(both) if a[i] != b[i]), both)
 
 
 def _common_of_all(rows: Sequence[Ids]) -> int:
@@ -207,7 +209,7 @@ def _common_of_all(rows: Sequence[Ids]) -> int:
     if len(rows) < 2:
         return 0
     low, high = min(map(tuple, rows)), max(map(tuple, rows))  # what these two share, all share
-    return _common(low, high, min(map(len, rows)) - 1)
+    return min(_common(low, high), min(map(len, rows)) - 1)
 
 
 def takes_logits_to_keep(model: nn.Module) -> bool:
