@@ -33,8 +33,9 @@ Group = tuple[Sequence[int], Sequence[Sequence[int]]]
 # A beginning, and pairs of what follows it in each row: the rest of the prompt (perhaps nothing), and the target.
 _Parts = tuple[Sequence[int], Sequence[Pair]]
 
-# Logits that are held in double precision at once.
-_CHUNK = 1 << 23
+# Logits that are worked on at once: on a CPU so few that they stay in its cache.
+_CHUNK, _CPU_CHUNK = 1 << 23, 1 << 17
+_NEVER = -1e30  # a logit whose probability is 0 in double precision
 # So many prompts that begin with the same `HEAD` ids are read apart from others. Our choice.
 _WORTH = 4
 
@@ -72,20 +73,20 @@ def token_statistics(logits: Tensor, labels: Tensor) -> Tensor:
 
     A logit of minus infinity is a token of probability 0, which counts towards neither mean nor variance.
     """
-    found = logits.new_empty((4, len(labels)), dtype=torch.float64)
-    step = max(1, _CHUNK // max(1, logits.shape[-1]))
     ids = torch.arange(logits.shape[-1], device=logits.device)
-    for at in range(0, len(labels), step):
-        part, label = logits[at : at + step].double(), labels[at : at + step].unsqueeze(1)
-        log_probs = part.log_softmax(-1)
-        own = log_probs.gather(1, label)
-        better = (log_probs > own) | ((log_probs == own) & (ids < label))
-        probs = log_probs.exp()
-        finite = log_probs.masked_fill(probs == 0, 0.0)
-        mean = (probs * finite).sum(1)
-        variance = (probs * (finite - mean.unsqueeze(1)) ** 2).sum(1)
-        found[:, at : at + step] = torch.stack([own.squeeze(1), better.sum(1).double(), mean, variance])
-    return found
+
+    def of(raw: Tensor, label: Tensor) -> Tensor:
+        own = raw.gather(1, label)
+        better = ((raw > own) | ((raw == own) & (ids < label))).sum(1)
+        values = raw.double().clamp_min(_NEVER)  # a probability of 0 times minus infinity is no number
+        total = values.logsumexp(1, keepdim=True)
+        probs = (values - total).exp_()
+        mean = torch.linalg.vecdot(probs, values).unsqueeze(1)
+        variance = torch.linalg.vecdot(probs, (values - mean).square_())
+        log_probs, means = (own.double() - total).squeeze(1), (mean - total).squeeze(1)
+        return torch.stack([log_probs, better.double(), means, variance])
+
+    return _chunked(of, logits, labels)
 
 
 def log_probs_and_first(logits: Tensor, labels: Tensor) -> Tensor:
@@ -93,14 +94,30 @@ def log_probs_and_first(logits: Tensor, labels: Tensor) -> Tensor:
 
     [N, V], [N] -> [2, N] float64, from float32.
     """
-    own = logits.float().log_softmax(-1).gather(1, labels.unsqueeze(1)).squeeze(1)
-    return torch.stack([own.double(), (logits.argmax(-1) == labels).double()])
+
+    def of(raw: Tensor, label: Tensor) -> Tensor:
+        first = raw.argmax(-1) == label.squeeze(1)
+        return torch.stack([_log_probs(raw, label), first.double()])
+
+    return _chunked(of, logits, labels)
 
 
 def log_probs_alone(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of each label. [N, V], [N] -> [1, N] float64, from float32."""
-    logits = logits.float()
-    return (logits.gather(1, labels.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)).double().unsqueeze(0)
+    return _chunked(lambda raw, label: _log_probs(raw, label).unsqueeze(0), logits, labels)
+
+
+def _log_probs(raw: Tensor, label: Tensor) -> Tensor:
+    values = raw.float()
+    return (values.gather(1, label).squeeze(1) - values.logsumexp(-1)).double()
+
+
+def _chunked(of: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    """A function of some rows of logits and their labels [n, 1], over all rows. -> [k, N]"""
+    chunk = _CPU_CHUNK if logits.device.type == "cpu" else _CHUNK
+    step = max(1, chunk // max(1, logits.shape[-1]))
+    parts = zip(logits.split(step), labels.unsqueeze(1).split(step), strict=True)
+    return torch.cat([of(raw, label) for raw, label in parts], 1)
 
 
 Statistics = Callable[[Tensor, Tensor], Tensor]
