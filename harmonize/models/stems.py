@@ -109,7 +109,7 @@ def shares(model: nn.Module) -> bool:
     from transformers import DynamicCache
 
     inner: Any = unwrapped(model)
-    config = getattr(inner, "config", None)
+    config: Any = getattr(inner, "config", None)
     if not hasattr(config, "get_text_config"):
         return False
     return _plain(DynamicCache(config=config.get_text_config()))
@@ -195,7 +195,7 @@ def _apart(rows: Sequence[Ids]) -> tuple[list[Ids], list[int], list[Ids]] | None
 
 
 def _plain(past: Any) -> bool:
-    layers = getattr(past, "layers", None)
+    layers: Any = getattr(past, "layers", None)
     return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
 
