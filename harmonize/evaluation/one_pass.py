@@ -35,7 +35,7 @@ _Parts = tuple[Sequence[int], Sequence[Pair]]
 
 # Logits that are worked on at once: on a CPU so few that they stay in its cache.
 _CHUNK, _CPU_CHUNK = 1 << 23, 1 << 17
-_NEVER = -1e30  # a logit whose probability is 0 in double precision
+_NEVER = -1e30  # a logit whose probability is 0; that times minus infinity would be no number
 # So many prompts that begin with the same `HEAD` ids are read apart from others. Our choice.
 _WORTH = 4
 
@@ -78,13 +78,13 @@ def token_statistics(logits: Tensor, labels: Tensor) -> Tensor:
     def of(raw: Tensor, label: Tensor) -> Tensor:
         own = raw.gather(1, label)
         better = ((raw > own) | ((raw == own) & (ids < label))).sum(1)
-        values = raw.double().clamp_min(_NEVER)  # a probability of 0 times minus infinity is no number
+        values = raw.double().clamp_min_(_NEVER) if raw.dtype != torch.float64 else raw.clamp_min(_NEVER)
         total = values.logsumexp(1, keepdim=True)
-        probs = (values - total).exp_()
-        mean = torch.linalg.vecdot(probs, values).unsqueeze(1)
-        variance = torch.linalg.vecdot(probs, (values - mean).square_())
-        log_probs, means = (own.double() - total).squeeze(1), (mean - total).squeeze(1)
-        return torch.stack([log_probs, better.double(), means, variance])
+        logs = values.sub_(total)  # before the mean is taken: it is all that a model that is certain leaves
+        probs = logs.exp()
+        mean = torch.linalg.vecdot(probs, logs)
+        variance = torch.linalg.vecdot(probs, logs.sub_(mean.unsqueeze(1)).square_())
+        return torch.stack([(own.double() - total).squeeze(1), better.double(), mean, variance])
 
     return _chunked(of, logits, labels)
 
