@@ -45,11 +45,14 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python -m harmonize.reporting.methods_page
 
-# Half an hour of one core; writes benchmarks/results/cpu.json and the tables of docs/benchmarks.md.
+# Half an hour of one core; writes benchmarks/results/{cpu,evaluating}.json and the tables of docs/benchmarks.md.
 bench: $(READY)
 	rm -f bench.jsonl
 	$(BIN)/python -m benchmarks.cpu_protocol --out bench.jsonl
 	$(BIN)/python -m benchmarks.page --keep bench.jsonl cpu
+	rm -f bench.jsonl
+	$(BIN)/python -m benchmarks.evaluating --out bench.jsonl
+	$(BIN)/python -m benchmarks.page --keep bench.jsonl evaluating
 
 # Keeps .venv, runs/ and the caches under HARMONIZE_CACHE.
 clean:

@@ -82,6 +82,10 @@ BARS: Mapping[str, Sequence[Bar]] = {
         Bar("build, shared prefix", "forward", 0.80, where={"prefix": 32}),
         Bar("twice the rows", "step", 2.20),
     ],
+    "evaluating": [
+        Bar("question once", "a row an option", 0.25),
+        Bar("one pass", "seven passes", 0.20),
+    ],
 }
 LEAST_SHARE = 0.40  # of the dense bf16 peak, 1B, all weights
 
@@ -112,6 +116,7 @@ def _shape(row: Row) -> str:
     parts = [f"{row['rows']}, {row['tokens']}, {row['answers']}"]
     parts += [row["method"]] if "method" in row else []
     parts += [row["shape"]] if "shape" in row else []
+    parts += [row["case"]] if "case" in row else []
     parts += [f"P {row['prefix']}"] if row["section"] in ("s2", "c1") else []
     parts += [f"V {row['vocabulary']}"] if row["section"] == "v1" else []
     parts += ["LoRA"] if row.get("trained", "").startswith("lora") and row["section"] == "s2" else []

@@ -66,6 +66,6 @@ def save(found: Mapping[str, Any], path: Path) -> None:
 
 
 def load(name: str) -> dict[str, Any]:
-    """The kept rows of `cpu` or `gpu`."""
+    """The kept rows of `cpu`, `evaluating` or `gpu`."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from harmonize.config import (
     attack_checks,
+    backend_checks,
     edit_checks,
     guard_checks,
     method_checks,
@@ -92,6 +93,8 @@ def check_config(cfg: Any, command: str) -> list[str]:
         ]
     if trains or command == "evaluate":
         checks.append(lambda: guard_checks.check(cfg, command))
+    if "backend" in cfg:
+        checks.append(lambda: backend_checks.check(cfg))
     if "split" in cfg:
         checks.append(lambda: one_of("split", cfg.split, SPLITS))
     if command == "finetune":

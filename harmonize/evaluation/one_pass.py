@@ -2,33 +2,42 @@
 
 `token_rows` runs the model once over (prompt, target) pairs and keeps four numbers per target token; the metrics are
 pure functions of them (`harmonize.evaluation.scores`). `shared_rows` scores several targets of one prompt with the
-prompt read once.
+prompt read once, `pair_log_probs` any pairs, whose common beginnings are found where reading them once pays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer
 
-from harmonize.evaluation.likelihood import Pair, in_batches, rows_that_fit, target_logits
+from harmonize.evaluation.likelihood import (
+    Pair,
+    continuation_log_probs,
+    in_batches,
+    rows_that_fit,
+    target_logits,
+)
 from harmonize.models.batching import batched
-from harmonize.models.generate import Adjust, Progress, no_nan, takes_logits_to_keep
+from harmonize.models.generate import Adjust, Progress, no_nan
 from harmonize.models.head import evaluating
+from harmonize.models.stems import HEAD, keeps_rows, pays, read_whole, stems
 
 if TYPE_CHECKING:
     import numpy as np
 
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]
+# A beginning, and pairs of what follows it in each row: the rest of the prompt (perhaps nothing), and the target.
+_Parts = tuple[Sequence[int], Sequence[Pair]]
 
-# Logits that are held in double precision at once.
-_CHUNK = 1 << 23
-# Prompts that begin with this many equal ids, and how many of them, are read apart from others. Our choice.
-_HEAD, _WORTH = 64, 4
+# Logits that are worked on at once: on a CPU so few that they stay in its cache.
+_CHUNK, _CPU_CHUNK = 1 << 23, 1 << 17
+_NEVER = -1e30  # a logit whose probability is 0; that times minus infinity would be no number
+# So many prompts that begin with the same `HEAD` ids are read apart from others. Our choice.
+_WORTH = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +73,20 @@ def token_statistics(logits: Tensor, labels: Tensor) -> Tensor:
 
     A logit of minus infinity is a token of probability 0, which counts towards neither mean nor variance.
     """
-    found = logits.new_empty((4, len(labels)), dtype=torch.float64)
-    step = max(1, _CHUNK // max(1, logits.shape[-1]))
     ids = torch.arange(logits.shape[-1], device=logits.device)
-    for at in range(0, len(labels), step):
-        part, label = logits[at : at + step].double(), labels[at : at + step].unsqueeze(1)
-        log_probs = part.log_softmax(-1)
-        own = log_probs.gather(1, label)
-        better = (log_probs > own) | ((log_probs == own) & (ids < label))
-        probs = log_probs.exp()
-        finite = log_probs.masked_fill(probs == 0, 0.0)
-        mean = (probs * finite).sum(1)
-        variance = (probs * (finite - mean.unsqueeze(1)) ** 2).sum(1)
-        found[:, at : at + step] = torch.stack([own.squeeze(1), better.sum(1).double(), mean, variance])
-    return found
+
+    def of(raw: Tensor, label: Tensor) -> Tensor:
+        own = raw.gather(1, label)
+        better = ((raw > own) | ((raw == own) & (ids < label))).sum(1)
+        values = raw.double().clamp_min_(_NEVER) if raw.dtype != torch.float64 else raw.clamp_min(_NEVER)
+        total = values.logsumexp(1, keepdim=True)
+        logs = values.sub_(total)  # before the mean is taken: it is all that a model that is certain leaves
+        probs = logs.exp()
+        mean = torch.linalg.vecdot(probs, logs)
+        variance = torch.linalg.vecdot(probs, logs.sub_(mean.unsqueeze(1)).square_())
+        return torch.stack([(own.double() - total).squeeze(1), better.double(), mean, variance])
+
+    return _chunked(of, logits, labels)
 
 
 def log_probs_and_first(logits: Tensor, labels: Tensor) -> Tensor:
@@ -85,8 +94,30 @@ def log_probs_and_first(logits: Tensor, labels: Tensor) -> Tensor:
 
     [N, V], [N] -> [2, N] float64, from float32.
     """
-    own = logits.float().log_softmax(-1).gather(1, labels.unsqueeze(1)).squeeze(1)
-    return torch.stack([own.double(), (logits.argmax(-1) == labels).double()])
+
+    def of(raw: Tensor, label: Tensor) -> Tensor:
+        first = raw.argmax(-1) == label.squeeze(1)
+        return torch.stack([_log_probs(raw, label), first.double()])
+
+    return _chunked(of, logits, labels)
+
+
+def log_probs_alone(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each label. [N, V], [N] -> [1, N] float64, from float32."""
+    return _chunked(lambda raw, label: _log_probs(raw, label).unsqueeze(0), logits, labels)
+
+
+def _log_probs(raw: Tensor, label: Tensor) -> Tensor:
+    values = raw.float()
+    return (values.gather(1, label).squeeze(1) - values.logsumexp(-1)).double()
+
+
+def _chunked(of: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    """A function of some rows of logits and their labels [n, 1], over all rows. -> [k, N]"""
+    chunk = _CPU_CHUNK if logits.device.type == "cpu" else _CHUNK
+    step = max(1, chunk // max(1, logits.shape[-1]))
+    parts = zip(logits.split(step), labels.unsqueeze(1).split(step), strict=True)
+    return torch.cat([of(raw, label) for raw, label in parts], 1)
 
 
 Statistics = Callable[[Tensor, Tensor], Tensor]
@@ -161,7 +192,7 @@ def shared_rows(
     Raises:
         ValueError: An empty prompt or target.
     """
-    tables = _shared_tables(model, groups, pad_id, batch_size, adjust, progress, token_statistics)
+    tables = _shared_tables(model, _parted(groups), pad_id, batch_size, adjust, progress, token_statistics)
     return [[TokenRow(*t) for t in own] for own in tables]
 
 
@@ -177,27 +208,67 @@ def shared_log_probs(
 
     As `shared_rows` in everything else, at less cost.
     """
-    tables = _shared_tables(model, groups, pad_id, batch_size, adjust, progress, log_probs_and_first)
+    tables = _shared_tables(model, _parted(groups), pad_id, batch_size, adjust, progress, log_probs_and_first)
     return [[(float(t[0].sum()), bool(t[1].all())) for t in own] for own in tables]
+
+
+def pair_log_probs(
+    model: nn.Module, pairs: Sequence[Pair], pad_id: int, batch_size: int = 256, adjust: Adjust | None = None
+) -> list[float]:
+    """Sum of the log-probabilities of each target given its prompt.
+
+    As `continuation_log_probs`, with what prompts have in common (options of a question, openings of an answer) read
+    once where that pays; the way there moves a sum by rounding alone.
+
+    Raises:
+        ValueError: An empty prompt or target.
+        ModelError: A log-probability is not a number.
+    """
+    if not all(prompt and target for prompt, target in pairs):
+        raise ValueError("pair_log_probs needs at least one token in every prompt and target")
+    whole = [(*prompt, *target) for prompt, target in pairs]
+    found = stems(whole, [len(prompt) for prompt, _ in pairs])
+    # a row that shares nothing begins with its prompt
+    lengths = [s.length or len(pairs[s.rows[0]][0]) for s in found]
+    once, again = (
+        sum(lengths),
+        sum(len(whole[i]) - n for s, n in zip(found, lengths, strict=True) for i in s.rows),
+    )
+    if not pairs or not pays(once, again, sum(map(len, whole))):
+        return continuation_log_probs(model, pairs, pad_id, batch_size, adjust)
+    groups = [
+        (whole[s.rows[0]][:n], [(pairs[i][0][n:], pairs[i][1]) for i in s.rows])
+        for s, n in zip(found, lengths, strict=True)
+    ]
+    tables = _shared_tables(model, groups, pad_id, batch_size, adjust, None, log_probs_alone)
+    sums = [0.0] * len(pairs)
+    for stem, own in zip(found, tables, strict=True):
+        for i, table in zip(stem.rows, own, strict=True):
+            sums[i] = float(table.sum())
+    return sums
+
+
+def _parted(groups: Sequence[Group]) -> list[_Parts]:
+    return [(prompt, [((), target) for target in targets]) for prompt, targets in groups]
 
 
 def _shared_tables(
     model: nn.Module,
-    groups: Sequence[Group],
+    groups: Sequence[_Parts],
     pad_id: int,
     batch_size: int,
     adjust: Adjust | None,
     progress: Progress | None,
     statistics: Statistics,
 ) -> list[list[np.ndarray]]:
-    if any(not prompt or not all(targets) for prompt, targets in groups):
+    if any(not stem or not all(target for _, target in parts) for stem, parts in groups):
         raise ValueError("shared_rows needs at least one token in every prompt and target")
     found: list[list[np.ndarray]] = [[] for _ in groups]
     order = [i for i in sorted(range(len(groups)), key=lambda i: (-_size(groups[i]), i)) if groups[i][1]]
     done = 0
 
     def fit(part: Sequence[int]) -> int:
-        columns = max(len(t) for i in part for t in groups[i][1])
+        columns = max(len(rest) + len(target) for i in part for rest, target in groups[i][1])
         room, count = min(batch_size, rows_that_fit(model, columns)), 0
         for n, i in enumerate(part):
             count += len(groups[i][1])
@@ -221,111 +292,61 @@ def _shared_tables(
     return found
 
 
-def _by_beginning(order: Sequence[int], groups: Sequence[Group]) -> list[list[int]]:
+def _by_beginning(order: Sequence[int], groups: Sequence[_Parts]) -> list[list[int]]:
     """Prompts with the same examples before the question apart from the others; each part in the order given."""
     found: dict[tuple[int, ...], list[int]] = {}
     for i in order:
-        found.setdefault(tuple(groups[i][0][:_HEAD]), []).append(i)
-    apart = [own for begun, own in found.items() if len(begun) == _HEAD and len(own) >= _WORTH]
+        found.setdefault(tuple(groups[i][0][:HEAD]), []).append(i)
+    apart = [own for begun, own in found.items() if len(begun) == HEAD and len(own) >= _WORTH]
     taken = {i for own in apart for i in own}
     rest = [i for i in order if i not in taken]
     return [*apart, rest] if rest else apart
 
 
 def _shared(
-    model: nn.Module, groups: Sequence[Group], pad_id: int, adjust: Adjust | None, statistics: Statistics
+    model: nn.Module, groups: Sequence[_Parts], pad_id: int, adjust: Adjust | None, statistics: Statistics
 ) -> list[list[np.ndarray]]:
-    device = next(model.parameters()).device
-    prompts = [list(p) for p, _ in groups]
-    read, mask = _read(model, prompts, pad_id)
-    owner = [n for n, (_, targets) in enumerate(groups) for _ in targets]
-    targets = [list(t) for _, some in groups for t in some]
-    past = read.past_key_values
-    if not hasattr(past, "batch_select_indices"):
-        pairs = [(prompts[n], t) for n, t in zip(owner, targets, strict=True)]
-        return _grouped(_tables(model, pairs, pad_id, len(owner), adjust, statistics), groups)
-    index = torch.tensor(owner, device=device)
-    first = read.logits[index, -1]
-    longest = max(map(len, targets))
-    logits = first.unsqueeze(1)
+    rows = [(n, rest, target) for n, (_, parts) in enumerate(groups) for rest, target in parts]
+    logits, past, mask = read_whole(model, [stem for stem, _ in groups], pad_id)
+    prompts = [(*groups[n][0], *rest) for n, rest, _ in rows]
+    targets = [target for _, _, target in rows]
+    if not keeps_rows(past):
+        pairs = list(zip(prompts, targets, strict=True))
+        return _grouped(_tables(model, pairs, pad_id, len(rows), adjust, statistics), groups)
+    device = mask.device
+    index = torch.tensor([n for n, _, _ in rows], device=device)
+    tails = [[*rest, *target] for _, rest, target in rows]
+    longest = max(map(len, tails))
+    logits = logits[index].unsqueeze(1)
     if longest > 1:
         past.batch_select_indices(index)
-        tail = torch.tensor([t[:-1] + [pad_id] * (longest - len(t)) for t in targets], device=device)
-        told = torch.tensor([[1] * (len(t) - 1) + [0] * (longest - len(t)) for t in targets], device=device)
-        lengths = mask.sum(1)[index].unsqueeze(1)
-        rest = model(
-            input_ids=tail,
-            attention_mask=torch.cat([mask[index], told], 1),
-            position_ids=lengths + torch.arange(longest - 1, device=device),
+        own = mask[index]
+        told = torch.tensor([[1] * (len(t) - 1) + [0] * (longest - len(t)) for t in tails], device=device)
+        after = model(
+            input_ids=torch.tensor([t[:-1] + [pad_id] * (longest - len(t)) for t in tails], device=device),
+            attention_mask=torch.cat([own, told], 1),
+            position_ids=own.sum(1, keepdim=True) + torch.arange(longest - 1, device=device),
             past_key_values=past,
             use_cache=True,
         ).logits
-        logits = torch.cat([logits, rest], 1)
-    labels = torch.tensor([t + [0] * (longest - len(t)) for t in targets], device=device)
-    scored = torch.tensor([[True] * len(t) + [False] * (longest - len(t)) for t in targets], device=device)
-    flat_logits = logits[scored]
+        logits = torch.cat([logits, after], 1)
+    labels = torch.tensor([t + [0] * (longest - len(t)) for t in tails], device=device)
+    scored = torch.tensor(
+        [
+            [False] * len(rest) + [True] * len(target) + [False] * (longest - len(rest) - len(target))
+            for _, rest, target in rows
+        ],
+        device=device,
+    )
+    flat = logits[scored]
     if adjust is not None:
-        before = [(prompts[n], t[:j]) for n, t in zip(owner, targets, strict=True) for j in range(len(t))]
-        flat_logits = adjust(flat_logits.float(), [p for p, _ in before], [t for _, t in before])
-    found = _cut(statistics(flat_logits, labels[scored]), [len(t) for t in targets])
-    return _grouped(found, groups)
+        before = [(p, t[:j]) for p, t in zip(prompts, targets, strict=True) for j in range(len(t))]
+        flat = adjust(flat.float(), [p for p, _ in before], [t for _, t in before])
+    return _grouped(_cut(statistics(flat, labels[scored]), [len(t) for t in targets]), groups)
 
 
-def _read(model: nn.Module, prompts: Sequence[list[int]], pad_id: int) -> tuple[Any, Tensor]:
-    """The model's output after some prompts, keys and values included, and which columns of these are no padding.
-
-    What all prompts begin with (the examples of few-shot prompts) is read once, where the model keeps plain keys and
-    values: then padding stands between that and the rest.
-    """
-    device = next(model.parameters()).device
-    keep = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
-    common = _common(prompts)
-    past = _repeated(model, prompts[0][:common], len(prompts), keep) if common >= _HEAD else None
-    common = 0 if past is None else common
-    rest = [p[common:] for p in prompts]
-    width = max(map(len, rest))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in rest], device=device)
-    own = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in rest], device=device)
-    mask = torch.cat([own.new_ones((len(rest), common)), own], 1)
-    given = {} if past is None else {"past_key_values": past}
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=common + (own.cumsum(1) - 1).clamp_min(0),
-        use_cache=True,
-        **given,
-        **keep,
-    )
-    return output, mask
-
-
-def _repeated(model: nn.Module, ids: list[int], times: int, keep: dict[str, Any]) -> Any:
-    """Keys and values of some ids for several rows; None where a model keeps something else."""
-    device = next(model.parameters()).device
-    row = torch.tensor([ids], device=device)
-    place = torch.arange(len(ids), device=device).unsqueeze(0)
-    past = model(
-        input_ids=row, attention_mask=torch.ones_like(row), position_ids=place, use_cache=True, **keep
-    ).past_key_values
-    if not all(type(layer) is DynamicLayer for layer in getattr(past, "layers", None) or [None]):
-        return None
-    past.batch_select_indices(torch.zeros(times, dtype=torch.long, device=device))
-    return past
-
-
-def _common(prompts: Sequence[list[int]]) -> int:
-    """How many ids all of several prompts begin with, at least one of each left over."""
-    if len(prompts) < 2:
-        return 0
-    low, high = min(prompts), max(prompts)  # what these two share, all share
-    same = next(
-        (n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
-    )
-    return min(same, min(map(len, prompts)) - 1)
-
-
-def _size(group: Group) -> int:
-    return len(group[0]) + max(map(len, group[1]), default=0)
+def _size(group: _Parts) -> int:
+    return len(group[0]) + max((len(rest) + len(target) for rest, target in group[1]), default=0)
 
 
 def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
@@ -337,9 +358,9 @@ def _cut(statistics: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
     return tables
 
 
-def _grouped(tables: Sequence[np.ndarray], groups: Sequence[Group]) -> list[list[np.ndarray]]:
+def _grouped(tables: Sequence[np.ndarray], groups: Sequence[_Parts]) -> list[list[np.ndarray]]:
     found, at = [], 0
-    for _, targets in groups:
-        found.append(list(tables[at : at + len(targets)]))
-        at += len(targets)
+    for _, parts in groups:
+        found.append(list(tables[at : at + len(parts)]))
+        at += len(parts)
     return found

@@ -16,6 +16,8 @@ from harmonize.errors import RunError
 from harmonize.evaluation.likelihood import Pair
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import Progress, Surface
+from harmonize.models.generate import in_order
+from harmonize.models.stems import ordered
 from harmonize.tracking.files import PRIVATE_FILE, disk_error, make_folder, write_text
 from harmonize.tracking.metric import Metric
 
@@ -64,7 +66,7 @@ class Remembered:
         """Greedy continuations, as the surface gives them."""
         if self._apart:
             return self._surface.generate(prompts, max_new_tokens, batch_size, progress)
-        unique = sorted({tuple(p) for p in prompts}, key=lambda p: (-len(p), p))
+        unique = in_order(getattr(self._surface, "model", None), prompts)
         keys = {p: content_hash("generate", p, max_new_tokens)[:32] for p in unique}
         done = sum(k in self._known for k in keys.values())
 
@@ -120,7 +122,8 @@ class Remembered:
         if self._apart:
             return self._surface.log_probs(pairs, batch_size)
         keys = [content_hash("log_probs", tuple(p), tuple(t))[:32] for p, t in pairs]
-        order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), i))
+        # what begins alike is asked together
+        order = ordered([(*p, *t) for p, t in pairs], most=[len(p) for p, _ in pairs])
         unique = {keys[i]: pairs[i] for i in order}
         self._fill(list(unique.items()), batch_size, lambda part: self._surface.log_probs(part, batch_size))
         return [self._known[key] for key in keys]

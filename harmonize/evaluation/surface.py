@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError
-from harmonize.evaluation.likelihood import Pair, continuation_log_probs
+from harmonize.evaluation.likelihood import Pair
+from harmonize.evaluation.one_pass import pair_log_probs
 from harmonize.models.generate import Adjust, greedy, sampled
 
 Progress = Callable[[int, int], None]
@@ -95,7 +96,7 @@ class ModelSurface:
     def log_probs(self, pairs: Sequence[Pair], batch_size: int) -> list[float]:
         """Log-probability of each target given its prompt."""
         model, adjust = self.speaking([prompt for prompt, _ in pairs], scored=True)
-        return continuation_log_probs(model, pairs, self.renderer.pad_id, batch_size, adjust)
+        return pair_log_probs(model, pairs, self.renderer.pad_id, batch_size, adjust)
 
     def room(self, max_new_tokens: int) -> int | None:
         """Tokens that a prompt may have before so long an answer; None where the model states no limit."""

@@ -21,8 +21,8 @@ from harmonize.config.rules import finite, present, share
 from harmonize.errors import ModelError
 from harmonize.guards.assistant import Assistant, Truncated
 from harmonize.guards.guard import FORBIDDEN, Guard, Guarded, Scene
-from harmonize.models.generate import takes_logits_to_keep
 from harmonize.models.load import LoadedModel
+from harmonize.models.stems import takes_logits_to_keep
 
 
 def offset_logits(base: Tensor, assistant: Tensor, weight: float, top_filter: float) -> tuple[Tensor, Tensor]:
@@ -59,15 +59,15 @@ class _Both:
     def __init__(self, base: Any, assistant: Any) -> None:
         self.base, self.assistant = base, assistant
 
+    @property
+    def layers(self) -> list[Any]:
+        """Those of both."""
+        return [*self.base.layers, *self.assistant.layers]
+
     def batch_select_indices(self, keep: Tensor) -> None:
         """Keeps some rows of both."""
         self.base.batch_select_indices(keep)
         self.assistant.batch_select_indices(keep)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats every row of both."""
-        self.base.batch_repeat_interleave(repeats)
-        self.assistant.batch_repeat_interleave(repeats)
 
 
 class OffsetModel(nn.Module):

@@ -1,9 +1,11 @@
-"""Greedy and sampled generation in length-sorted, left-padded batches with a key-value cache."""
+"""Greedy and sampled generation in sorted, left-padded batches with a key-value cache.
+
+What prompts of a batch begin with is read once (`harmonize.models.stems`), and rows that are finished leave the batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -14,11 +16,15 @@ from torch import Tensor, nn
 
 from harmonize.errors import ModelError
 from harmonize.models.batching import batched
-from harmonize.models.head import evaluating, unwrapped
+from harmonize.models.head import evaluating
+from harmonize.models.stems import Read, keeps_rows, ordered, read_rows, shares, takes_logits_to_keep
 
 Progress = Callable[[int, int], None]
 # ([N, V] next-token logits, N prompts, what was said after each) -> [N, V]; may change its first argument.
 Adjust = Callable[[Tensor, Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
+
+# Finished rows are dropped when they are this share of a batch. Our choice, measured on a CPU (docs/benchmarks.md).
+_FINISHED = 1 / 8
 
 
 def greedy(
@@ -49,14 +55,17 @@ def greedy(
     Raises:
         ValueError: An empty prompt.
     """
-    unique = sorted({tuple(p) for p in prompts}, key=lambda p: (-len(p), p))
-    if unique and not unique[-1]:
+    if not all(prompts):
         raise ValueError("greedy needs at least one token in every prompt")
+    unique = in_order(model, prompts)
     done: dict[tuple[int, ...], list[int]] = {}
     stops = frozenset(int(i) for i in stop_ids)
 
     def run(part: Sequence[tuple[int, ...]]) -> list[list[int]]:
-        return _continue(model, list(part), stops, pad_id, max_new_tokens, adjust)
+        # a batch is a set: in which order it came decides nothing, not even rounding
+        rows = sorted(part, key=lambda p: (-len(p), p))
+        said = dict(zip(rows, _continue(model, rows, stops, pad_id, max_new_tokens, adjust), strict=True))
+        return [said[p] for p in part]
 
     with torch.no_grad(), evaluating(model):
         for part, said in batched(unique, batch_size, run):
@@ -64,6 +73,16 @@ def greedy(
             if progress is not None:
                 progress(len(done), len(unique))
     return [list(done[tuple(p)]) for p in prompts]
+
+
+def in_order(model: Any, prompts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Different prompts in the order in which `greedy` puts them into batches: so many of them, then as many again.
+
+    Args:
+        model: Prompts that begin alike stand together where it can share their beginning; None = it cannot.
+    """
+    unique = sorted({tuple(p) for p in prompts}, key=lambda p: (-len(p), p))
+    return [unique[i] for i in ordered(unique, model is not None and shares(model))]
 
 
 def sampled(
@@ -169,35 +188,20 @@ def _continue(
     copies: int = 1,
 ) -> list[list[int]]:
     """Continuations of each prompt, `copies` of them one after another."""
-    device = next(model.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)
-    last_only = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
+    read = read_rows(model, prompts, pad_id)
     prompts = [prompt for prompt in prompts for _ in range(copies)]
+    if copies > 1 and keeps_rows(read.past):
+        index = torch.arange(len(prompts), device=read.mask.device) // copies
+        read.past.batch_select_indices(index)
+        read = Read(read.logits[index], read.past, read.mask[index])
+    elif copies > 1:
+        read = read_rows(model, prompts, pad_id)
+    logits, past, mask = read
+    last_only = {"logits_to_keep": 1} if takes_logits_to_keep(model) else {}
     out: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # original index of every row still in the batch
     running = set(alive)
-    past: Any = None
     for step in range(limit):
-        result = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=past,
-            use_cache=True,
-            **last_only,
-        )
-        past = result.past_key_values
-        logits = result.logits[:, -1]
-        if step == 0 and copies > 1:
-            past.batch_repeat_interleave(copies)
-            logits, mask, positions = (t.repeat_interleave(copies, 0) for t in (logits, mask, positions))
         if adjust is not None:
             rows = [n for n, i in enumerate(alive) if i in running]
             which = [alive[n] for n in rows]
@@ -212,22 +216,24 @@ def _continue(
                     out[i].append(token)
         if not running or step + 1 == limit:
             break
-        ids, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
-        if 2 * len(running) <= len(alive) and hasattr(past, "batch_select_indices"):
-            keep = torch.tensor([n for n, i in enumerate(alive) if i in running], device=device)
+        if len(running) <= (1 - _FINISHED) * len(alive) and keeps_rows(past):
+            keep = torch.tensor([n for n, i in enumerate(alive) if i in running], device=mask.device)
             past.batch_select_indices(keep)
-            ids, positions, mask = ids[keep], positions[keep], mask[keep]
+            chosen, mask = chosen[keep], mask[keep]
             alive = [i for i in alive if i in running]
+        positions = mask.sum(1, keepdim=True)
         mask = _longer(mask)
+        result = model(
+            input_ids=chosen.unsqueeze(1),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=True,
+            **last_only,
+        )
+        past, logits = result.past_key_values, result.logits[:, -1]
     return out
 
 
 def _longer(mask: Tensor) -> Tensor:
     return torch.cat([mask, mask.new_ones((mask.shape[0], 1))], dim=1)
-
-
-def takes_logits_to_keep(model: nn.Module) -> bool:
-    """Whether the model can be asked for the logits of its last columns alone."""
-    inner: Any = unwrapped(model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters

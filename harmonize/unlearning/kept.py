@@ -50,11 +50,12 @@ def kept_report(
     if not cfg.cache:
         return evaluations.run(model, cfg.split, instruction), None
     key = content_hash(
-        "report-1",
+        "report-2",
         evaluations.content(loaded, cfg.split, instruction),
         cfg.seed,
         _guard_content(model),
         foreign_code(cfg),
+        cfg.backend,
     )
     folder = Path(cfg.paths.cache_dir) / FOLDER / key[:32]
     with locked(folder.with_suffix(".lock")):

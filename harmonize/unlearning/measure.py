@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from omegaconf import OmegaConf
 from harmonize.console import say
 from harmonize.evaluation.beside import GOLD, TARGET
 from harmonize.evaluation.proof import proof_notes
+from harmonize.evaluation.vllm_surface import served
+from harmonize.models.load import LoadedModel
 from harmonize.reporting.layer_curves import RESULT, write_curves
 from harmonize.reporting.one_run import run_table
 from harmonize.tracking.loggers import build_tracker
@@ -24,6 +28,17 @@ from harmonize.unlearning.run import say_sensitive
 from harmonize.unlearning.setup import load_corpus, plain_config, prepare_process, same_configuration
 from harmonize.unlearning.targets import load_target
 from harmonize.unlearning.teaching import instruction_of
+
+
+def _as_it_is(loaded: LoadedModel, model: Any, memory: float) -> AbstractContextManager[Any]:
+    return nullcontext(model)
+
+
+# (the loaded model, what is measured, a share of the GPU's memory) -> what answers, while the context is open
+BACKENDS: Mapping[str, Callable[[LoadedModel, Any, float], AbstractContextManager[Any]]] = {
+    "torch": _as_it_is,
+    "vllm": served,
+}
 
 
 def run(cfg: Any, folder: Path) -> dict[str, Any]:
@@ -64,7 +79,10 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         if before is not None:
             untouched = evaluations.cached(before, "target", cfg.split)
             priors = evaluations.priors(before, cfg.split)
-        report, kept = kept_report(cfg, evaluations, loaded, model, instruction, place.record_sensitive)
+        with BACKENDS[cfg.backend](loaded, model, cfg.backend_memory) as speaking:
+            report, kept = kept_report(
+                cfg, evaluations, loaded, speaking, instruction, place.record_sensitive
+            )
         by_prior = evaluations.by_prior(report, priors)
         report.write_samples(place.samples)
         config = plain_config(cfg)

@@ -176,7 +176,7 @@ def test_a_cache_that_cannot_be_repeated_reads_prompts_again(data, loaded, monke
         return out
 
     monkeypatch.setattr(type(loaded.model), "forward", lambda self, *a, **k: forward(*a, **k))
-    monkeypatch.setattr("harmonize.evaluation.one_pass.takes_logits_to_keep", lambda _: False)
+    monkeypatch.setattr("harmonize.models.stems.takes_logits_to_keep", lambda _: False)
     monkeypatch.setattr("harmonize.evaluation.likelihood.takes_logits_to_keep", lambda _: False)
     for some, wanted in zip(shared_rows(loaded.model, groups, 0, 8), expected, strict=True):
         for one, other in zip(some, wanted, strict=True):

@@ -194,13 +194,13 @@ def prefill(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**values, **changes})
 
 
-def llama(data: Corpus, seed: int = 0) -> SimpleNamespace:
+def llama(data: Corpus, seed: int = 0, hidden_size: int = 32) -> SimpleNamespace:
     """A tiny random Llama and its renderer, as a loaded model."""
     made = renderer(data)
     torch.manual_seed(seed)
     config = tf.LlamaConfig(
         vocab_size=len(made.tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harmonize.cli import main
 from harmonize.models import generate
 from harmonize.tracking.results import Run, read_run
+from tests.evaluation import fake_vllm
 from tests.unlearning.test_run import write_data
 
 Evaluate = Callable[..., tuple[int, Path, str]]
@@ -174,3 +175,16 @@ def test_folders_that_cannot_be_evaluated_say_why(evaluate: Evaluate, shared: Pa
         assert code == 1 and message in text and "Traceback" not in text, (job, text)
         assert not (place / "results.json").exists()
     assert "'<one>', '<two>'" in text and "model.gold=null" in text
+
+
+def test_answers_of_vllm_are_measured_and_kept_apart(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in answers; weights that an attack changed are torch's, so every figure is the same but for the draws."""
+    engines = fake_vllm.install(monkeypatch).made
+    code, plain, text = evaluate("torch", "suite.leak_draws=0")
+    assert code == 0 and not engines, text
+    code, served, text = evaluate("vllm", "suite.leak_draws=0", "backend=vllm")
+    assert code == 0 and engines[0].requests > 0 and "Read from the cache" not in text, text
+    assert _found(served) == _found(plain)
+    assert not Path(engines[0].folder).exists()

@@ -74,6 +74,9 @@ class EvaluateConfig:
     cache: Read the evaluation of the same model, suite, attacks, data and code where there is one; keep this one, and
         go on with one that was stopped. false does none of it.
     guard: What stands around the model; empty = nothing, or what its folder brings (guard.json).
+    backend: What generates the model's answers: torch, or vllm (extra `vllm`, a GPU; no guards). Probabilities, and
+        models that an attack changed, are torch's all the same; so are target and model.gold.
+    backend_memory: Share of the GPU's memory that vllm may take.
     """
 
     seed: int = 0
@@ -83,6 +86,8 @@ class EvaluateConfig:
     resume: bool = False
     split: str = "test"
     instructed: bool = False
+    backend: str = "torch"
+    backend_memory: float = 0.5
     target: str | None = None
     cache: bool = True
     allow: list[str] = field(default_factory=list)

@@ -17,8 +17,8 @@ from harmonize.evaluation.attacks.texts import asked, check_counts, scored_words
 from harmonize.evaluation.likelihood import rows_that_fit
 from harmonize.evaluation.records import Query, Question
 from harmonize.models.batching import batched
-from harmonize.models.generate import takes_logits_to_keep
 from harmonize.models.head import evaluating, unwrapped
+from harmonize.models.stems import takes_logits_to_keep
 
 
 @dataclass(frozen=True, kw_only=True)
