@@ -150,7 +150,7 @@ def _radars(tables: Sequence[Table], folder: Path, kinds: Sequence[str]) -> list
     paths = []
     for number, table in enumerate(tables):
         name = "radar" if number == 0 else f"radar_{number + 1}"
-        paths += [draw_radar(table, folder / f"{name}.{kind}") for kind in kinds]
+        paths += draw_radar(table, [folder / f"{name}.{kind}" for kind in kinds])
         paths.append(write_radar_csv(table, folder / f"{name}.csv"))
     return paths
 

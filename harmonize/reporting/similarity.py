@@ -145,10 +145,9 @@ def draw_similarity(blocks: Sequence[Cosines], folder: Path, formats: Sequence[s
     panels = [_panel(block) for block in blocks]
     across = len({block.form for block in blocks})
     title = "Cosines between the gradients of the roles; mean±sd over runs"
-    paths = [
-        draw_heatmaps(panels, folder / f"similarity.{kind}", title=title, across=across) for kind in formats
-    ]
-    return [*paths, write_text(folder / "similarity.csv", similarity_csv(blocks))]
+    files = [folder / f"similarity.{kind}" for kind in formats]
+    figures = draw_heatmaps(panels, files, title=title, across=across) if files else []
+    return [*figures, write_text(folder / "similarity.csv", similarity_csv(blocks))]
 
 
 def _panel(block: Cosines) -> Panel:

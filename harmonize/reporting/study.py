@@ -253,12 +253,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     """(dotted key, value as text) of every leaf of a configuration."""
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{name}.")
+        if isinstance(value, str):
+            yield name, value
         elif isinstance(value, Mapping):
-            continue
+            yield from flatten(value, f"{name}.")
         else:
-            yield name, value if isinstance(value, str) else json.dumps(value)
+            yield name, json.dumps(value)
 
 
 def is_ignored(key: str, seeds: bool = True) -> bool:

@@ -35,7 +35,7 @@ def write_verdicts(judged: Judged, folder: Path, formats: Sequence[str]) -> list
         RunError: The disk is full or the folder unwritable.
     """
     grids = [summary(judged), *details(judged)]
-    figures = [draw_effects(judged, folder / f"verdicts.{kind}") for kind in FORMATS if kind in formats]
+    figures = draw_effects(judged, [folder / f"verdicts.{kind}" for kind in FORMATS if kind in formats])
     shown = [p for p in figures if p.suffix == ".svg"] or figures
     picture = [line for path in shown[:1] for line in figure_html("Effects with 95 % intervals", path)]
     about = [f'<p class="about">{line}</p>' for line in ABOUT]
@@ -59,14 +59,14 @@ def write_verdicts(judged: Judged, folder: Path, formats: Sequence[str]) -> list
     return [*paths, *figures]
 
 
-def draw_effects(judged: Judged, path: Path) -> Path:
+def draw_effects(judged: Judged, paths: Sequence[Path]) -> list[Path]:
     """Every effect with its interval, turned so that right is what is claimed; tests beside the claim are hollow.
 
     Raises:
         RunError: The disk is full or the folder unwritable.
     """
     rows = [(claim, f) for claim, findings in judged for f in findings]
-    return write_figure(lambda figure: _draw(figure, rows), path, (9.5, 1.3 + _ROW * len(rows)))
+    return write_figure(lambda figure: _draw(figure, rows), paths, (9.5, 1.3 + _ROW * len(rows)))
 
 
 def _draw(figure: Any, rows: Sequence[tuple[Claim, Finding]]) -> None:

@@ -234,7 +234,7 @@ def test_radar_survives_gaps_many_rows_and_odd_names(tmp_path: Path, write_run: 
     for i in range(40):
         write_run(tmp_path / str(i), method=f"_m${i}_{{", found=metrics(forget_accuracy=i / 40))
     (table,) = build_tables(load_study(tmp_path))
-    path = draw_radar(table, tmp_path / "radar.png")  # a panel each: five across, eight down
+    (path,) = draw_radar(table, [tmp_path / "radar.png"])  # a panel each: five across, eight down
     width, height = png_size(path)
     assert width < 2000 < height
     lines = write_radar_csv(table, tmp_path / "radar.csv").read_text().splitlines()
