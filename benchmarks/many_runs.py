@@ -70,7 +70,9 @@ def _config(method: int, seed: int) -> dict[str, Any]:
 
 def _metrics(values: dict[str, float]) -> dict[str, Metric]:
     return {
-        name: Metric(value, 120, max(0.0, value - 0.1), min(1.0, value + 0.1), METRIC_NAMES.get(name, False))
+        name: Metric.of(
+            value, 120, max(0.0, value - 0.1), min(1.0, value + 0.1), better=METRIC_NAMES.get(name, False)
+        )
         for name, value in values.items()
     }
 

@@ -6,11 +6,12 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from harmonize.reporting.columns import GAP, NOISE
 from harmonize.reporting.effects import EffectTable, effect_grids
 from harmonize.reporting.grid import Grid, escaped, html_notes, html_page, to_html
 from harmonize.reporting.published import Published
 from harmonize.reporting.study import Study
-from harmonize.reporting.table import GAP, NOISE, Table
+from harmonize.reporting.table import Table
 from harmonize.reporting.writers import NOT_OURS, cell_text, label
 
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from harmonize.errors import RunError
 from harmonize.reporting.against import against
+from harmonize.reporting.claims import claim_lines
 from harmonize.reporting.effects import EffectTable, effects, factors_of, print_effects
 from harmonize.reporting.experiment import Experiment
 from harmonize.reporting.grid import Grid, html_page, print_grid, to_csv, to_html
@@ -16,7 +17,7 @@ from harmonize.reporting.grid import to_markdown as grid_markdown
 from harmonize.reporting.html_report import figure_html, to_html_page
 from harmonize.reporting.spread import spread_lines
 from harmonize.reporting.study import Study
-from harmonize.reporting.table import Table, build_tables, compare
+from harmonize.reporting.table import Table, build_tables
 from harmonize.reporting.writers import print_published, print_tables, to_latex, to_markdown
 from harmonize.reporting.writers import to_csv as tables_csv
 from harmonize.tracking.files import make_folder, write_text
@@ -201,16 +202,3 @@ _REPORTS: dict[str, Callable[[Study, Experiment, Path, Sequence[str], Any], list
     "unlearn": _axes,
     "diagnose": _similarity,
 }
-
-
-def claim_lines(experiment: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
-    """What our tables say about the experiment's claims."""
-    lines = []
-    for table in tables:
-        for claim in experiment.get("claims") or []:
-            found = compare(
-                table, claim["metric"], claim["method"], claim["against"], lower=claim["better"] == "lower"
-            )
-            where = f" ({table.title})" if len(tables) > 1 else ""
-            lines.append(f"Claim{where}: {claim['text']} On {claim['metric']}: {found}.")
-    return lines

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonize.errors import RunError
+from harmonize.reporting.columns import GAP, fixed
 from harmonize.reporting.escape import csv_cell
 from harmonize.reporting.estimates import estimated
 from harmonize.reporting.grid import Grid
 from harmonize.reporting.heatmap import Panel, draw_heatmaps
 from harmonize.reporting.study import Study, StudyRun
-from harmonize.reporting.table import GAP, fixed
 from harmonize.tracking.files import write_text
 
 TOTAL = "total"

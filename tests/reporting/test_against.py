@@ -11,9 +11,11 @@ from rich.console import Console
 
 from harmonize.errors import RunError
 from harmonize.reporting.against import against, deltas, orders
+from harmonize.reporting.columns import Cell, Column
 from harmonize.reporting.grid import Grid, html_page, print_grid, to_csv, to_html, to_latex, to_markdown
 from harmonize.reporting.published import load_published
-from harmonize.reporting.table import Cell, Column, Row, Table
+from harmonize.reporting.table import Row, Table
+from harmonize.tracking.direction import DOWN
 
 PUBLISHED = """
 published:
@@ -45,7 +47,7 @@ def table() -> Table:
         row("m2", {"0": 0.40, "1": 0.41}),
         row("m3", None),
     ]
-    return Table("sandbox", ("d", "m"), rows, [], (Column("forget_accuracy", "forget", "forget", False),))
+    return Table("sandbox", ("d", "m"), rows, [], (Column("forget_accuracy", "forget", "forget", DOWN),))
 
 
 @pytest.fixture

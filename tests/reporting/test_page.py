@@ -21,6 +21,7 @@ from harmonize.reporting.page.html import tag, words
 from harmonize.reporting.page.svg import Scale, Who, ticks
 from harmonize.reporting.page.worst import worst
 from harmonize.reporting.study import load_study
+from harmonize.tracking.direction import DOWN, UP
 from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 Write = Callable[..., Path]
@@ -57,7 +58,9 @@ def study(tmp_path: Path, write_run: Write, metrics: Make) -> Path:
     root = tmp_path / "runs" / "mine"
     for m, method in enumerate(("duet", "npo", HOSTILE[0])):
         for seed in (0, 1):
-            found = metrics(**{n: 0.7 + 0.1 * m if up else 0.3 - 0.1 * m for n, up in METRIC_NAMES.items()})
+            found = metrics(
+                **{n: 0.7 + 0.1 * m if way == UP else 0.3 - 0.1 * m for n, way in METRIC_NAMES.items()}
+            )
             found |= {
                 f"asr_answer_prefix@{d}": Metric(0.1 * m + d / 5, 9, None, None, False) for d in (0.3, 0.6, 1)
             }
@@ -265,8 +268,8 @@ def test_worst_questions_by_hand(study: Path) -> None:
 def test_border_scale_and_ticks() -> None:
     # Lower x and higher y are better: (.1,.5) and (.4,.9) beat the rest; the corner is below the second.
     points = [(0.1, 0.5), (0.4, 0.9), (0.5, 0.9), (0.4, 0.2)]
-    assert border(points, (-1, 1)) == [(0.1, 0.5), (0.4, 0.5), (0.4, 0.9)]
-    assert border(points, (1, 1)) == [(0.5, 0.9)]
+    assert border(points, (DOWN, UP)) == [(0.1, 0.5), (0.4, 0.5), (0.4, 0.9)]
+    assert border(points, (UP, UP)) == [(0.5, 0.9)]
     assert Scale(0, 10, 100, 200)(2.5) == 125
     assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
     assert ticks(0, 230) == [0, 100, 200]
@@ -280,7 +283,7 @@ def test_figures_are_drawn_to_scale() -> None:
     drawn = radar([(who, [1.0, 0.0, 0.0, 0.0])], list("abcd"), label="x")
     assert 'points="180,48 180,139 180,139 180,139"' in drawn  # the first corner is at the top
     assert radar([(who, [1.0, float("nan"), 0.5, 0.5])], list("abcd"), label="x").count("<polyline") == 1
-    one = scatter([(who, (0.25, 0.5), [])], label="x", x="a", y="b", better=(-1, 1))
+    one = scatter([(who, (0.25, 0.5), [])], label="x", x="a", y="b", better=(DOWN, UP))
     assert 'aria-label="x"' in one
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from harmonize.commands.report import run
+from harmonize.tracking.direction import UP
 from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -68,7 +69,7 @@ def written(
 ) -> Path:
     if not page.exists():
         for m, method in enumerate(("duet", "<script>document.title='taken'</script>", "long" * 40)):
-            values = {n: 0.9 - 0.1 * m if up else 0.1 + 0.2 * m for n, up in METRIC_NAMES.items()}
+            values = {n: 0.9 - 0.1 * m if way == UP else 0.1 + 0.2 * m for n, way in METRIC_NAMES.items()}
             place = write_run(tmp_path / "study" / str(m), method=method, found=metrics(**values))
             rows = "".join(f"{s},val/forget_accuracy,{1 - s / 20}\n{s},train/loss,{s}\n" for s in (5, 10, 15))
             (place / "metrics.csv").write_text(f"step,name,value\n{rows}")

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
+from harmonize.reporting.columns import DECIMALS, fixed
 from harmonize.reporting.effects import NOTE, EffectTable, shown
 from harmonize.reporting.page import chapter as parts
 from harmonize.reporting.page import tables
@@ -17,7 +18,6 @@ from harmonize.reporting.page.html import join, tag, words
 from harmonize.reporting.page.questions import questions
 from harmonize.reporting.page.runs import what_was_run
 from harmonize.reporting.page.worst import Worst
-from harmonize.reporting.table import DECIMALS, fixed
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _LACKING = {
@@ -135,8 +135,15 @@ def _best(chapter: Chapter) -> Markup:
         if cell is None:
             continue
         who = words(best[0].who.label, 60) if len(best) == 1 else f"{len(best)} rows"
-        word = "Highest" if column.up else "Lowest"
-        said.append(join([f"{word} {column.header}: {fixed(round(cell.mean, DECIMALS))} (", who, "). "]))
+        said.append(
+            join(
+                [
+                    f"{column.better.superlative} {column.header}: {fixed(round(cell.mean, DECIMALS))} (",
+                    who,
+                    "). ",
+                ]
+            )
+        )
     return join(said)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from harmonize.reporting.columns import fixed
 from harmonize.reporting.page import tables
 from harmonize.reporting.page.html import join, tag, words
 from harmonize.reporting.page.worst import Asked, Worst
-from harmonize.reporting.table import fixed
 
 MOST_WORST = 20
 

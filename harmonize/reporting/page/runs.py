@@ -10,10 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from harmonize.errors import RunError
+from harmonize.reporting.columns import GAP, duration, size
 from harmonize.reporting.page import tables
 from harmonize.reporting.page.html import join, tag, words
 from harmonize.reporting.study import Study, StudyRun, is_ignored
-from harmonize.reporting.table import GAP, duration, size, unlearning_time
+from harmonize.reporting.table import unlearning_time
 from harmonize.tracking.loggers import without_home
 from harmonize.tracking.results import STATUS, read_json
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from harmonize.reporting.columns import FRONT, GAP, MEMORY, NOISE, TIME, Cell, Column, fixed
 from harmonize.reporting.page.gather import Chapter
 from harmonize.reporting.page.html import tag, words
 from harmonize.reporting.page.svg import Who, swatch
-from harmonize.reporting.table import FRONT, GAP, MEMORY, NOISE, TIME, Cell, Column, Row, fixed
+from harmonize.reporting.table import Row
 
 
 def five_axes(chapter: Chapter) -> Markup:

@@ -29,7 +29,7 @@ def write_page(
     Raises:
         RunError: The place cannot be written.
     """
-    from harmonize.reporting.report import claim_lines
+    from harmonize.reporting.claims import claim_lines
 
     found = gather(study)
     share = BUDGET_BYTES // max(1, len(found.chapters))
