@@ -11,10 +11,12 @@ from harmonize.reporting.against import against
 from harmonize.reporting.claims import claim_lines
 from harmonize.reporting.effects import EffectTable, effects, factors_of, print_effects
 from harmonize.reporting.experiment import Experiment
-from harmonize.reporting.grid import Grid, html_page, print_grid, to_csv, to_html
+from harmonize.reporting.grid import Grid, print_grid, to_csv
 from harmonize.reporting.grid import to_latex as grid_latex
 from harmonize.reporting.grid import to_markdown as grid_markdown
-from harmonize.reporting.html_report import figure_html, to_html_page
+from harmonize.reporting.html_report import to_html_page
+from harmonize.reporting.markup.document import page, picture
+from harmonize.reporting.markup.tables import of_grid
 from harmonize.reporting.spread import spread_lines
 from harmonize.reporting.study import Study
 from harmonize.reporting.table import Table, build_tables
@@ -178,15 +180,12 @@ def _similarity(
     shown = [p for p in figures if p.suffix == ".svg"] or [p for p in figures if p.suffix == ".png"]
     notes = [*said, *study.notes, *(f"{path}: {reason}" for path, reason in study.problems)]
     grid = Grid(grid.title, grid.heads, grid.rows, [*grid.notes, *notes], grid.left)
-    body = [
-        *to_html(grid),
-        *(line for path in shown for line in figure_html("Cosines between gradients", path)),
-    ]
+    body = [of_grid(grid), *(picture("Cosines between gradients", path) for path in shown)]
     writers: dict[str, Callable[[], str]] = {
         "md": lambda: "\n".join(grid_markdown(grid, 1)).rstrip() + "\n",
         "tex": lambda: "\n".join([_PAPER, *grid_latex(grid)]) + "\n",
         "csv": lambda: similarity_csv(blocks),
-        "html": lambda: html_page(title, body),
+        "html": lambda: page(title, body),
     }
     return [
         *(

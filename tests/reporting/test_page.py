@@ -15,11 +15,14 @@ from markupsafe import Markup
 from harmonize.commands import purge
 from harmonize.commands.report import run
 from harmonize.errors import RunError
+from harmonize.reporting.experiment import Experiment
+from harmonize.reporting.markup.elements import tag, words
 from harmonize.reporting.page.charts import Line, border, lines, radar, scatter
 from harmonize.reporting.page.gather import gather, matrix, terms
-from harmonize.reporting.page.html import tag, words
 from harmonize.reporting.page.svg import Scale, Who, ticks
 from harmonize.reporting.page.worst import worst
+from harmonize.reporting.page.write import write_page
+from harmonize.reporting.published import Counterparts, Ours, Published, PublishedRow
 from harmonize.reporting.study import load_study
 from harmonize.tracking.direction import DOWN, UP
 from harmonize.tracking.metric import METRIC_NAMES, Metric
@@ -291,3 +294,23 @@ def test_escaping_is_by_construction() -> None:
     assert tag("b", "<i>", title='"') == Markup('<b title="&#34;">&lt;i&gt;</b>')
     assert tag("b", tag("i", "&")) == Markup("<b><i>&amp;</i></b>")
     assert words("a\u202eb") == Markup("<bdi>a b</bdi>")
+
+
+def test_published_figures_stand_beside_ours(study: Path) -> None:
+    """Forget accuracy of duet is .3 in both runs: 30.00 in percent, 2 above what was published, within 3."""
+    columns = Counterparts({"R-Forget ↓": "forget_accuracy"}, 100.0, {"R-Forget ↓": 3.0})
+    ours = Ours({"DUET": "duet", "NPO": "npo"}, {"R-Forget ↓": "forget_accuracy"}, {"full": columns})
+    rows = [PublishedRow("DUET", ["28.0"]), PublishedRow("NPO", ["50.0"])]
+    published = Published(f"Table {HOSTILE[0]}", "a paper", "certain", ["R-Forget ↓"], rows, [], ours)
+    experiment = Experiment("mine", "full", published=(published,))
+    text = write_page(load_study(study), study / "page.html", experiment=experiment).read_text("utf-8")
+    found = Structure(text)
+    assert not found.open and HOSTILE[0] not in text
+    told = " ".join(found.text.split())
+    assert "DUET R-Forget ↓ 28.0 30.00±.00 +2.00 ±3 within" in told
+    assert "NPO R-Forget ↓ 50.0 20.00±.00 -30.00 ±3 outside" in told
+    assert (
+        "1 of 2 figures lie within the tolerance" in told and "Source: a paper. Certainty: certain." in told
+    )
+    assert ("a", {"href": "#published"}) in found.elements
+    assert 'id="published"' not in page(study)[0]  # a study of no experiment

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from harmonize.reporting.columns import COLUMNS, DECIMALS, FRONT
+from harmonize.reporting.markup.elements import join, tag, words
+from harmonize.reporting.markup.tables import plain
 from harmonize.reporting.page import charts, tables
 from harmonize.reporting.page.charts import Line, chart_grid, figure
 from harmonize.reporting.page.gather import Chapter, Member, matrix, terms
-from harmonize.reporting.page.html import join, tag, words
 from harmonize.reporting.page.svg import Who, swatch
 from harmonize.reporting.radar import AXES, radar_values
 from harmonize.reporting.standing import FRONT_AXES
@@ -113,7 +114,7 @@ def _front(chapter: Chapter) -> list[Markup]:
     beaten = [(tag("span", words(m.who.label, 80), data_m=m.who.key), _beaten_by(m, on)) for m in off]
     heads = [("row", False), ("as good in all four, better in one", False)]
     title = f"Why {len(off)} {'is' if len(off) == 1 else 'are'} not on it"
-    why = tag("details", tag("summary", title), tables.plain(heads, beaten)) if off else None
+    why = tag("details", tag("summary", title), plain(heads, beaten)) if off else None
     told = f"{len(on)} of {len(judged)} rows: nobody is as good in all four figures and better in one."
     text = tag("div", tag("p", told), listed, why)
     return [

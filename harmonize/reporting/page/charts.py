@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harmonize.reporting.escape import clean
-from harmonize.reporting.page.html import join, tag
+from harmonize.reporting.markup.elements import join, tag
 from harmonize.reporting.page.svg import (
     BOTTOM,
     HEIGHT,
