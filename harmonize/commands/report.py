@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument(
         "--experiment",
-        help="a folder of experiments/ for its factors and claims (default: the one of the study's name)",
+        help="a folder of experiments/ for its factors, claims and published figures (default: that of the study)",
     )
     parser.add_argument(
         "--wandb",
@@ -70,9 +70,7 @@ def run(argv: list[str]) -> int:
         study = load_study(folder)
     _say_problems(study)
     out = given.out or folder / "report" / (PAGE_WITH_SAMPLES if given.samples else PAGE)
-    path = write_page(
-        study, out, with_text=given.samples, experiment=experiment.found if experiment else None
-    )
+    path = write_page(study, out, with_text=given.samples, experiment=experiment)
     sensitive = " (sensitive: what was to be forgotten stands in it)" if given.samples else ""
     print(f"Wrote {path}{sensitive}")
     print(

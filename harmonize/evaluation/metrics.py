@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from harmonize.evaluation.intervals import cluster_interval
 from harmonize.evaluation.records import NO_ATTACK, VERDICTS, Record
+from harmonize.tracking.direction import Better
 from harmonize.tracking.metric import Metric
 
 Values = list[tuple[float, str]]
@@ -107,6 +108,7 @@ class MetricSpec:
     """A named metric.
 
     name: As in `results.json`. values: One of the functions above. where: Its records.
+    better: True where higher is better, False where lower is, else `towards` a value.
     missing: Why it has no value when no record matches, as the end of a sentence.
     outcome: Name under which the outcome shares of these records are reported, if at all.
     """
@@ -114,7 +116,7 @@ class MetricSpec:
     name: str
     values: Callable[[Iterable[Record]], Values]
     where: Where
-    higher_is_better: bool
+    better: Better
     missing: str = "nothing to ask"
     outcome: str | None = None
 
@@ -125,13 +127,13 @@ def measure(
     """The metric over the records it selects, with its interval clustered by subject; None where there are none."""
     values = spec.values(r for r in records if spec.where(r))
     if not values:
-        return Metric(None, 0, None, None, spec.higher_is_better)
+        return Metric.of(None, 0, better=spec.better)
     numbers, subjects = [v for v, _ in values], [s for _, s in values]
     interval = cluster_interval(
         numbers, subjects, confidence=confidence, resamples=resamples, key=(spec.name, seed)
     )
     low, high = interval or (None, None)
-    return Metric(sum(numbers) / len(numbers), len(numbers), low, high, spec.higher_is_better)
+    return Metric.of(sum(numbers) / len(numbers), len(numbers), low, high, better=spec.better)
 
 
 def outcome_shares(records: Iterable[Record]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harmonize.evaluation.intervals import cluster_means
+from harmonize.tracking.direction import Better, Direction
 
 ALPHA = 0.05
 MCNEMAR = "McNemar, exact"
@@ -47,19 +48,19 @@ class Paired:
         """The mean of B less that of A."""
         return self.b - self.a
 
-    def better(self, up: bool, alpha: float = ALPHA) -> str:
+    def better(self, better: Better, alpha: float = ALPHA) -> str:
         """`A`, `B`, or nothing: who is better, where the items can tell.
 
         Both must say so: p below `alpha` (exact, but it takes questions on one subject as independent), and an interval
-        over subjects that leaves out 0. Our choice.
+        over subjects that leaves out 0. That two models differ says nothing where the best value lies between them. Our
+        choice.
         """
         if self.p is None or self.p >= alpha or self.low is None or self.high is None:
             return ""
-        if self.low > 0:
-            return "B" if up else "A"
-        if self.high < 0:
-            return "A" if up else "B"
-        return ""
+        way = Direction.of(better)
+        if self.low <= 0 <= self.high or min(self.a, self.b) < way.best < max(self.a, self.b):
+            return ""
+        return "B" if way.merit(self.b) > way.merit(self.a) else "A"
 
 
 def paired_test(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harmonize.tracking.metric import higher_is_better
+from harmonize.tracking.direction import DOWN, UP, Better, Direction
+from harmonize.tracking.metric import direction_of
 
 Point = tuple[int, float]
 
@@ -37,14 +38,14 @@ class Gap:
     points: int
 
 
-def gap(curve: Sequence[Point], up: bool, window: int) -> Gap | None:
+def gap(curve: Sequence[Point], better: Better, window: int) -> Gap | None:
     """Minimum, windowed drop and recovery of one curve.
 
-    Formula: drop = max over i < j, step_j - step_i <= window of s (v_i - v_j); recovery = max over i of
-        s (v_last - v_i); s = 1 where higher is better, else -1
+    Formula: drop = max over i < j, step_j - step_i <= window of m_i - m_j; recovery = max over i of m_last - m_i;
+        m = v where higher is better, -v where lower is, -|v - best| where a value is
 
     Args:
-        curve: (step, value), by step. up: Whether higher is better. window: Steps.
+        curve: (step, value), by step. better: Where better lies. window: Steps.
 
     Returns:
         None with fewer than two points.
@@ -54,17 +55,16 @@ def gap(curve: Sequence[Point], up: bool, window: int) -> Gap | None:
     """
     if len(curve) < 2:
         return None
-    sign = 1.0 if up else -1.0
+    merit = Direction.of(better).merit
     drop, at = 0.0, None
     for j, (to, after) in enumerate(curve):
         for since, before in curve[:j]:
-            if to - since <= window and sign * (before - after) > drop:
-                drop, at = sign * (before - after), (since, to)
+            if to - since <= window and merit(before) - merit(after) > drop:
+                drop, at = merit(before) - merit(after), (since, to)
     low, high = min(curve, key=lambda p: p[1]), max(curve, key=lambda p: p[1])
-    worst, final = (low if up else high)[1], curve[-1][1]
     return Gap(
         start=curve[0][1],
-        final=final,
+        final=curve[-1][1],
         minimum=low[1],
         minimum_step=low[0],
         maximum=high[1],
@@ -72,7 +72,7 @@ def gap(curve: Sequence[Point], up: bool, window: int) -> Gap | None:
         drop=drop,
         drop_from=at[0] if at else None,
         drop_to=at[1] if at else None,
-        recovery=sign * (final - worst) + 0.0,
+        recovery=merit(curve[-1][1]) - min(merit(v) for _, v in curve),
         points=len(curve),
     )
 
@@ -92,14 +92,14 @@ def stability(
                 curves.setdefault(name, []).append((int(look["step"]), float(value)))
     found = {}
     for name, curve in curves.items():
-        if (one := gap(curve, _up(name), window)) is not None:
+        if (one := gap(curve, _direction(name), window)) is not None:
             found[name] = asdict(one)
     return found
 
 
-def _up(name: str) -> bool:
+def _direction(name: str) -> Direction:
     """Direction by name: attacks, what the model should no longer know, and refusals of what it should answer."""
     if name.startswith("forget") and "refusal_rate" in name:
-        return True
+        return UP
     lower = name.startswith(("asr", "forget", "relearn")) or "refusal_rate" in name
-    return higher_is_better(name, default=not lower)
+    return direction_of(name, DOWN if lower else UP)

@@ -24,6 +24,7 @@ from harmonize.evaluation.refusal import RefusalDetector
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.surface import Progress, Surface, as_surface, context_length
 from harmonize.evaluation.text import is_degenerate
+from harmonize.tracking.direction import Better
 from harmonize.tracking.metric import Metric
 
 Series = Mapping[str, Mapping[str, float]]
@@ -66,8 +67,11 @@ class Part:
         """
         return corpus.digest
 
-    def figures(self) -> dict[str, bool]:
-        """The figures it is known for, with their direction: with value None where the part cannot be measured."""
+    def figures(self) -> Mapping[str, Better]:
+        """The figures it is known for, with their direction: True upwards, False downwards, else `towards` a value.
+
+        They are reported with value None where the part cannot be measured.
+        """
         return {}
 
     def measure(self, scene: Scene) -> Report:
@@ -245,15 +249,16 @@ class Scene:
         return [self.passes.said[k] for k in keys]
 
     def mean(
-        self, name: str, values: Sequence[float], subjects: Sequence[str], up: bool, *, share: bool = True
+        self, name: str, values: Sequence[float], subjects: Sequence[str], up: Better, *, share: bool = True
     ) -> Metric:
         """The mean with its interval clustered by subject; value None where there is nothing.
 
         Args:
+            up: True where higher is better, False where lower is, else `towards` a value.
             share: As in `cluster_interval`: False for values that are not between 0 and 1.
         """
         if not values:
-            return Metric(None, 0, None, None, up)
+            return Metric.of(None, 0, better=up)
         interval = cluster_interval(
             values,
             subjects,
@@ -263,7 +268,7 @@ class Scene:
             share=share,
         )
         low, high = interval or (None, None)
-        return Metric(sum(values) / len(values), len(values), low, high, up)
+        return Metric.of(sum(values) / len(values), len(values), low, high, better=up)
 
     @cached_property
     def is_refusal(self) -> RefusalDetector:
@@ -400,4 +405,4 @@ def merge(report: Report, found: Report, name: str) -> None:
 def _without(report: Report, part: Part, note: str) -> None:
     report.notes.append(note)
     for name, up in part.figures().items():
-        report.metrics.setdefault(name, Metric(None, 0, None, None, up))
+        report.metrics.setdefault(name, Metric.of(None, 0, better=up))

@@ -10,9 +10,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harmonize.reporting.columns import GAP, Cell, Column
 from harmonize.reporting.grid import Grid
 from harmonize.reporting.published import Counterparts, Published
-from harmonize.reporting.table import GAP, Cell, Row, Table
+from harmonize.reporting.table import Row, Table
+from harmonize.tracking.direction import DOWN, UP, Direction
 
 WITHIN, OUTSIDE = "within", "outside"
 
@@ -102,7 +104,7 @@ def orders(block: Published, table: Table) -> list[Order]:
 
     if block.ours is None:
         return []
-    up = {c.key: c.up for c in table.columns}
+    columns = {c.key: c for c in table.columns}
     found = []
     for column, metric in block.ours.order.items():
         place = block.columns.index(column)
@@ -117,13 +119,13 @@ def orders(block: Published, table: Table) -> list[Order]:
         agree: list[tuple[str, str]] = []
         differ: list[tuple[str, str]] = []
         undecided: list[tuple[str, str]] = []
-        published_up = column.rstrip().endswith("↑")
+        way = Direction.at_end_of(column) or DOWN
+        by = columns.get(metric, Column(metric, metric, metric, UP))
         for (a, x, left), (b, y, right) in itertools.combinations(rows, 2):
-            first, second = left.cells[metric], right.cells[metric]
+            first, second = left.merit(by), right.merit(by)
             assert first is not None and second is not None
-            theirs = (x - y) * (1 if published_up else -1)
-            ours = (first.mean - second.mean) * (1 if up.get(metric, True) else -1)
-            seeds = left.seeds.get(metric, {}), right.seeds.get(metric, {})
+            theirs, ours = way.merit(x) - way.merit(y), first - second
+            seeds = left.merits(by), right.merits(by)
             told = len(seeds[0].keys() & seeds[1].keys()) > 1 and not within_noise(*seeds)
             side = undecided if not told or theirs * ours == 0 else agree if theirs * ours > 0 else differ
             side.append((a, b))

@@ -12,8 +12,9 @@ from typing import Any
 
 from harmonize.config.paths import conf_dir
 from harmonize.evaluation.proof import ineffective
+from harmonize.reporting.columns import GAP, duration, fixed
 from harmonize.reporting.escape import clean, markdown
-from harmonize.reporting.table import GAP, duration, fixed, unlearning_time
+from harmonize.reporting.table import unlearning_time
 from harmonize.tracking.loggers import without_home
 from harmonize.tracking.metric import METRIC_NAMES, Metric, Metrics
 from harmonize.tracking.results import Results
@@ -123,10 +124,10 @@ def header(
             dataset_type=clean(dataset),
             dataset_name=clean(dataset),
             metric_type=key,
-            metric_name=f"{key} ({'higher' if up else 'lower'} is better)",
+            metric_name=f"{key} ({better.words})",
             metric_value=round(value, 6),
         )
-        for key, up in METRIC_NAMES.items()
+        for key, better in METRIC_NAMES.items()
         if (value := _value(metrics, key)) is not None
     ]
     card = ModelCardData(
@@ -291,7 +292,7 @@ def _figures(results: Results, names: Sequence[str]) -> list[str]:
         low, high = own.ci_low, own.ci_high
         interval = GAP if low is None or high is None else f"{fixed(low)} to {fixed(high)}"
         others = [_text(_value(block, name)) for block in shown.values()]
-        label = f"{name} {'↑' if own.higher_is_better else '↓'}"
+        label = f"{name} {own.direction.symbol}"
         rows.append([label, _text(own.value), interval, own.n, *others])
     confidence = float((results.config.get("suite") or {}).get("confidence", 0.95))
     return _table(["metric", "this model", f"{confidence:.0%} interval", "n", *shown], rows)

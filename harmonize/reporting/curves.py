@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harmonize.reporting.escape import clean
+from harmonize.reporting.figure import write_figure
 from harmonize.reporting.radar import COLOURS, MARKERS
 from harmonize.reporting.sequence import labels, title
-from harmonize.tracking.files import write_bytes
 from harmonize.tracking.sequence import SequenceResults
 
 SIZE_INCHES = (11.0, 4.2)
@@ -37,12 +34,10 @@ def draw_curves(record: SequenceResults, path: str | Path) -> Path:
     Raises:
         RunError: The disk is full or the folder unwritable.
     """
-    # A configuration of the user's (fonts, styles, TeX) must not change or break the figure.
-    with matplotlib.rc_context(dict(matplotlib.rcParamsDefault) | {"backend": "agg"}):
-        figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white", layout="constrained")
-        canvas = FigureCanvasAgg(figure)
+    named, shown = labels(record.order), record.order[:MOST]
+
+    def draw(figure: Figure) -> None:
         left, middle, right = figure.subplots(1, 3, sharey=True)
-        named, shown = labels(record.order), record.order[:MOST]
         for axes, metric, words in (
             (left, "forget_accuracy", "forget accuracy"),
             (middle, "asr_worst", "ASR, worst prefill"),
@@ -61,9 +56,8 @@ def draw_curves(record: SequenceResults, path: str | Path) -> Path:
         if len(record.order) > MOST:
             note += f" The first {MOST} of {len(record.order)} requests are drawn; sequence.json has all."
         figure.supxlabel(note, fontsize=8.5, color="#444444", x=0.01, ha="left")
-        out = io.BytesIO()
-        canvas.print_figure(out, format="png", dpi=DPI)
-    return write_bytes(path, out.getvalue())
+
+    return write_figure(draw, [path], SIZE_INCHES, DPI, constrained=True)[0]
 
 
 def _request(axes: Any, curve: Sequence[float | None], i: int, own: int, label: str) -> None:

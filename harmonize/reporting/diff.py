@@ -24,6 +24,7 @@ from harmonize.evaluation.pairing import (
 from harmonize.evaluation.proof import ineffective
 from harmonize.evaluation.strata import QUARTILES, quartiles
 from harmonize.reporting.study import flatten, is_ignored
+from harmonize.tracking.direction import Direction
 from harmonize.tracking.metric import METRIC_NAMES, Metric
 from harmonize.tracking.results import RESULTS, Run, read_run
 
@@ -41,7 +42,7 @@ class AxisRow:
     """
 
     name: str
-    up: bool
+    better: Direction
     a: float | None
     b: float | None
     paired: Paired | None
@@ -224,7 +225,7 @@ def _axis(
     one, two = a.metrics.get(name), b.metrics.get(name)
     known: Metric = one or two or Metric(None, 0)
     value_a, value_b = (None if m is None else m.value for m in (one, two))
-    row = AxisRow(name, known.higher_is_better, value_a, value_b, None)
+    row = AxisRow(name, known.direction, value_a, value_b, None)
     if left is None or right is None or row.a is None or row.b is None:
         return row
     found = scores(name, left), scores(name, right)
@@ -239,11 +240,11 @@ def _axis(
     if tries(name, left) != tries(name, right):
         return _without(row, "A worst case over other tries in A than in B is another figure")
     paired = _paired(name, found[0], found[1])
-    return row if paired is None else AxisRow(name, row.up, row.a, row.b, paired)
+    return row if paired is None else AxisRow(name, row.better, row.a, row.b, paired)
 
 
 def _without(row: AxisRow, why: str) -> AxisRow:
-    return AxisRow(row.name, row.up, row.a, row.b, None, f"{why}; such rows have no test.")
+    return AxisRow(row.name, row.better, row.a, row.b, None, f"{why}; such rows have no test.")
 
 
 def _paired(name: str, left: Scored, right: Scored, key: tuple[object, ...] = ()) -> Paired | None:

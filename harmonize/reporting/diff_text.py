@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from harmonize.evaluation.paired import ALPHA
 from harmonize.evaluation.pairing import CORRECT, KINDS, LEAKED, Pair, counts
 from harmonize.evaluation.proof import UNPROVEN
+from harmonize.reporting.columns import GAP, bracketed, fixed
 from harmonize.reporting.diff import AxisRow, Diff
 from harmonize.reporting.escape import clean, markdown
-from harmonize.reporting.table import GAP, bracketed, fixed
 from harmonize.tracking.results import Run
 
 if TYPE_CHECKING:
@@ -42,18 +42,23 @@ def axis_cells(row: AxisRow) -> list[str]:
     figures = [GAP if v is None else bracketed(fixed(v), not row.proves) for v in (row.a, row.b)]
     if found is None:
         plain = None if row.a is None or row.b is None else row.b - row.a
-        return [f"{row.name} {_arrow(row)}", *figures, GAP if plain is None else signed(plain), *[GAP] * 4]
+        return [
+            f"{row.name} {row.better.symbol}",
+            *figures,
+            GAP if plain is None else signed(plain),
+            *[GAP] * 4,
+        ]
     between = GAP
     if found.low is not None and found.high is not None:
         between = f"{signed(found.low)} {signed(found.high)}"
     return [
-        f"{row.name} {_arrow(row)}",
+        f"{row.name} {row.better.symbol}",
         *figures,
         signed(found.difference),
         between,
         str(found.n),
         p_text(found.p),
-        (found.better(row.up) if row.proves else None) or GAP,
+        (found.better(row.better) if row.proves else None) or GAP,
     ]
 
 
@@ -61,10 +66,6 @@ def signed(value: float) -> str:
     """A difference with its sign; none where it rounds to nothing."""
     text = fixed(value)
     return f"+{text}" if float(text) > 0 else text
-
-
-def _arrow(row: AxisRow) -> str:
-    return "↑" if row.up else "↓"
 
 
 HEADS = ("metric", "A", "B", "B-A", "interval", "n", "p", "better")

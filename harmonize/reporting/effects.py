@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harmonize.reporting.columns import COLUMNS, GAP
 from harmonize.reporting.escape import clean, markdown
 from harmonize.reporting.grid import Grid
 from harmonize.reporting.study import Study, StudyRun
-from harmonize.reporting.table import COLUMNS, GAP
 
 if TYPE_CHECKING:
     from rich.console import Console

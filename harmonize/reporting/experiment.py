@@ -11,11 +11,12 @@ from typing import Any
 
 from harmonize.config.paths import share
 from harmonize.errors import ConfigError, RunError, did_you_mean
+from harmonize.reporting.columns import Column
 from harmonize.reporting.published import Published, load_published, load_yaml
-from harmonize.reporting.table import Column
 from harmonize.sweeps.plan import Job, load_sweep
 from harmonize.sweeps.profiles import flattened
 from harmonize.sweeps.profiles import names as profile_names
+from harmonize.tracking.direction import Direction
 from harmonize.tracking.files import write_text
 from harmonize.tracking.results import read_json
 
@@ -56,7 +57,7 @@ class Experiment:
     def columns(self) -> tuple[Column, ...]:
         """Columns of its own, which stand before those that every table has."""
         return tuple(
-            Column(str(c["metric"]), str(c["header"]), str(c["header"]), c["better"] == "higher")
+            Column(str(c["metric"]), str(c["header"]), str(c["header"]), Direction.named(c["better"]))
             for c in self.found.get("columns") or []
         )
 
@@ -113,12 +114,15 @@ def load_experiment(name: str, profile: str | None = None, overrides: Sequence[s
 def _check(experiment: Experiment, path: Path) -> None:
     for i, column in enumerate(experiment.found.get("columns") or []):
         if not isinstance(column, Mapping) or not {"metric", "header"} <= set(column):
-            raise ConfigError(f"{path}: columns[{i}] needs metric, header and better (higher or lower).")
-        if column.get("better") not in ("higher", "lower"):
             raise ConfigError(
-                f"{path}: columns[{i}].better is higher or lower, found {column.get('better')!r}."
+                f"{path}: columns[{i}] needs metric, header and better (higher, lower or the best value)."
             )
-
+    for place in ("columns", "claims"):
+        for i, entry in enumerate(experiment.found.get(place) or []):
+            try:
+                Direction.named(entry.get("better"))
+            except ValueError as error:
+                raise ConfigError(f"{path}: {place}[{i}].better: {error}.") from error
     labels = experiment.found.get("labels") or {}
     if not isinstance(labels, Mapping) or not all(isinstance(words, Mapping) for words in labels.values()):
         raise ConfigError(

@@ -1,9 +1,8 @@
-"""A plain table of text in the terminal, Markdown, LaTeX, CSV and HTML: what is no five-axis table is one of these."""
+"""A plain table of text in the terminal, Markdown, LaTeX and CSV (in HTML: `markup`): what is no five-axis table."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -93,66 +92,3 @@ def to_csv(grid: Grid) -> str:
     writer.writerow(grid.heads)
     writer.writerows([csv_cell(cell) for cell in row] for row in grid.rows)
     return text.getvalue()
-
-
-def to_html(grid: Grid, level: int = 2) -> list[str]:
-    """Its elements, escaped."""
-    lines = [f"<h{level}>{escaped(grid.title)}</h{level}>", '<div class="wide"><table>', "<thead><tr>"]
-    lines += [f"<th{_side(i, grid)}>{escaped(head)}</th>" for i, head in enumerate(grid.heads)]
-    lines.append("</tr></thead><tbody>")
-    for row in grid.rows:
-        cells = "".join(f"<td{_side(i, grid)}>{escaped(cell)}</td>" for i, cell in enumerate(row))
-        lines.append(f"<tr>{cells}</tr>")
-    lines.append("</tbody></table></div>")
-    return [*lines, *html_notes(grid.notes)]
-
-
-def _side(i: int, grid: Grid) -> str:
-    return ' class="words"' if i < grid.left else ""
-
-
-def html_notes(notes: Sequence[str]) -> list[str]:
-    """Notes as a list."""
-    return ["<ul>", *(f"<li>{escaped(note)}</li>" for note in notes), "</ul>"] if notes else []
-
-
-def escaped(text: object) -> str:
-    """For HTML: no markup."""
-    return html.escape(clean(text))
-
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #666; --line: #ddd; --best: #e8f1fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #161616; --soft: #a0a0a0; --line: #3a3a3a; --best: #1d3346; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 92rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } h3 { font-size: 1rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem }
-th, td { padding: .28rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th.words, td.words { text-align: left; white-space: normal }
-td.name { min-width: 14rem }
-thead th { border-bottom: 2px solid var(--soft) }
-td.best { font-weight: 700; background: var(--best) }
-tr.reference td { color: var(--soft) }
-ul, p.about { color: var(--soft); font-size: .85rem } code { font-size: .85rem }
-figure { margin: 1rem 0 } figure img { max-width: 100%; background: #fff; padding: .5rem; border-radius: 4px }
-"""
-
-
-def html_page(title: str, body: Sequence[str]) -> str:
-    """A whole page that needs nothing but itself."""
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escaped(title)}</title>",
-            f"<style>{STYLE}</style></head><body>",
-            f"<h1>{escaped(title)}</h1>",
-            *body,
-            "</body></html>",
-            "",
-        ]
-    )

@@ -40,18 +40,18 @@ class Panel:
 
 def draw_heatmaps(
     panels: Sequence[Panel],
-    path: str | Path,
+    paths: Sequence[str | Path],
     title: str = "",
     label: str = "cosine",
     across: int | None = None,
-) -> Path:
-    """Draws panels of one colour scale, from -1 to 1, to a PNG or SVG, by the path's suffix.
+) -> list[Path]:
+    """Draws panels of one colour scale, from -1 to 1, to PNG and SVG files, by their suffixes.
 
     Cells below zero are hatched, so that they can be told from those above it in grey.
 
     Args:
         panels: At least one.
-        path, title, label: Of the file, the figure and the colour bar.
+        paths, title, label: Of the files, the figure and the colour bar.
         across: Panels in a row; None for all.
 
     Raises:
@@ -76,7 +76,7 @@ def draw_heatmaps(
         if title:
             figure.suptitle(clean(title, 110).replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
 
-    return write_figure(draw, path, (wide, high), DPI, constrained=True)
+    return write_figure(draw, paths, (wide, high), DPI, constrained=True)
 
 
 def _draw(axes: Any, panel: Panel) -> Any:

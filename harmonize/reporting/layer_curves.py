@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.reporting.escape import clean, csv_cell
-from harmonize.tracking.files import write_bytes, write_text
+from harmonize.tracking.files import write_text
 from harmonize.tracking.results import CURVES, Results
 
 RESULT = "result"
@@ -70,31 +70,22 @@ def draw_panels(curves: Mapping[str, Any], path: str | Path) -> list[Path]:
     )
     if not panels:
         return []
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from harmonize.reporting.figure import FORMATS, write_figure
 
     rows = math.ceil(len(panels) / _COLUMNS)
     columns = min(_COLUMNS, len(panels))
-    written = []
-    # A configuration of the user's (fonts, styles, TeX) must not change or break the figure.
-    plain = dict(matplotlib.rcParamsDefault) | {"backend": "agg", "svg.hashsalt": "harmonize"}
-    with matplotlib.rc_context(plain):
-        size = (_PANEL[0] * columns, _PANEL[1] * rows + 0.7)
-        figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    size = (_PANEL[0] * columns, _PANEL[1] * rows + 0.7)
+
+    def draw(figure: Any) -> None:
         places: Any = figure.subplots(rows, columns, squeeze=False)
         for place, panel in zip(places.flat, panels, strict=False):
             _draw(place, panel, curves)
         for place in places.flat[len(panels) :]:
             place.set_axis_off()
         _legend(figure, curves)
-        for kind in ("png", "svg"):
-            out = io.BytesIO()
-            # a date would make equal figures differ
-            figure.savefig(out, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
-            written.append(write_bytes(Path(path).with_suffix(f".{kind}"), out.getvalue()))
-    return written
+
+    files = [Path(path).with_suffix(f".{kind}") for kind in FORMATS]
+    return write_figure(draw, files, size, DPI, constrained=True)
 
 
 def _draw(axes: Any, panel: str, curves: Mapping[str, Any]) -> None:

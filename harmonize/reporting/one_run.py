@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harmonize.evaluation.proof import UNPROVEN, ineffective
+from harmonize.reporting.columns import GAP, bracketed, fixed
 from harmonize.reporting.escape import clean
-from harmonize.reporting.table import GAP, bracketed, fixed, value_of
-from harmonize.tracking.metric import METRIC_NAMES, higher_is_better
+from harmonize.reporting.table import value_of
+from harmonize.tracking.metric import METRIC_NAMES, direction_of
 from harmonize.tracking.results import Results
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def run_table(results: Results, console: Console | None = None) -> None:
     weak = set(ineffective(results.target_metrics))
     for name in names:
         own = results.metrics.get(name)
-        up = own.higher_is_better if own is not None else higher_is_better(name)
+        better = own.direction if own is not None else direction_of(name)
         values = [value_of(block, name) for _, block in columns]
         low, high = (own.ci_low, own.ci_high) if own is not None else (None, None)
         interval = (
             GAP if low is None or high is None else f"{fixed(low)}{' to ' if low < 0 else '-'}{fixed(high)}"
         )
         table.add_row(
-            Text(f"{clean(name)} {'↑' if up else '↓'}"),
+            Text(f"{clean(name)} {better.symbol}"),
             *(GAP if v is None else bracketed(fixed(v), name in weak) for v in values),
             interval,
             GAP if own is None else str(own.n),
@@ -93,7 +94,7 @@ def _stability(results: Results, console: Console) -> None:
             continue
         rows = [
             [
-                f"{metric} {'↑' if METRIC_NAMES[metric] else '↓'}",
+                f"{metric} {METRIC_NAMES[metric].symbol}",
                 fixed(g["start"]),
                 f"{fixed(g['minimum'])} @{g['minimum_step']}",
                 f"{fixed(g['maximum'])} @{g['maximum_step']}",

@@ -73,7 +73,9 @@ def load_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        # libyaml, where PyYAML has it, reads ten times as fast; every experiment is read to tell which a study is of.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from error
 

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ REFERENCE_STYLES = {"target": ("#444444", "--"), "teacher": ("#888888", "-."), "
 SIZE_INCHES = (8.0, 6.0)
 ANGLES = [2 * math.pi * i / len(AXES) for i in range(len(AXES))]
 SUBTITLE = "Mean over runs; outward is better on every axis."
+RINGS = (0.25, 0.5, 0.75, 1.0)
+GRID, BORDER = "#DDDDDD", "#BBBBBB"
 TOGETHER = 4  # more methods than these get a panel each
 
 
@@ -54,8 +57,8 @@ def radar_values(row: Row) -> list[float]:
     return [math.nan if c is None else axis.turned(c.mean) for axis, c in zip(AXES, cells, strict=True)]
 
 
-def draw_radar(table: Table, path: str | Path) -> Path:
-    """Draws the means of every row to a PNG (1200 x 900 pixels) or SVG, by the path's suffix.
+def draw_radar(table: Table, paths: Sequence[str | Path]) -> list[Path]:
+    """Draws the means of every row to PNG (1200 x 900 pixels) and SVG files, by their suffixes.
 
     Up to four methods share one radar, in colours, markers and dashes; more get a panel each, or their lines would hide
     one another. References are grey.
@@ -65,10 +68,10 @@ def draw_radar(table: Table, path: str | Path) -> Path:
     """
     methods = [row for row in table.rows if not row.is_reference]
     if len(methods) <= TOGETHER:
-        return write_figure(lambda figure: _draw(figure, table), path, SIZE_INCHES)
+        return write_figure(lambda figure: _draw(figure, table), paths, SIZE_INCHES)
     from harmonize.reporting.radar_panels import draw_panels
 
-    return draw_panels(table, path)
+    return draw_panels(table, paths)
 
 
 def _draw(figure: Figure, table: Table) -> None:
@@ -97,7 +100,7 @@ def _draw(figure: Figure, table: Table) -> None:
         axes.plot([*angles, angles[0]], [*values, values[0]], label=_folded(row.label), **style)
         if not row.is_reference and len(methods) <= 3 and not any(map(math.isnan, values)):
             axes.fill(angles, values, color=style["color"], alpha=0.06, zorder=1)
-    frame(axes, 11, 24)
+    _frame(axes)
     longest = max((len(row.label) for row in table.rows), default=0)
     axes.legend(
         loc="center left",
@@ -111,20 +114,20 @@ def _draw(figure: Figure, table: Table) -> None:
     figure.text(0.03, 0.92, SUBTITLE, fontsize=9, color="#444444")
 
 
-def frame(axes: Any, size: float, pad: float, values: bool = True) -> None:
-    """The five spokes and the rings of a radar; `values`: whether rings say what they stand for."""
+def _frame(axes: Any) -> None:
+    """The five spokes and the rings."""
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
-    axes.set_xticks(ANGLES, [axis.label for axis in AXES] if values else [], fontsize=size)
-    axes.tick_params(axis="x", pad=pad)
+    axes.set_xticks(ANGLES, [axis.label for axis in AXES], fontsize=11)
+    axes.tick_params(axis="x", pad=24)
     axes.set_ylim(0, 1)
-    axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["0.25", "0.5", "0.75", "1"] if values else [])
+    axes.set_yticks(RINGS, ["0.25", "0.5", "0.75", "1"])
     for tick in axes.get_yticklabels():
         tick.set(fontsize=8, color="#555555", zorder=5)
         tick.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
     axes.set_rlabel_position(math.degrees(ANGLES[3]))  # along the ASR spoke, where the fewest lines run
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.spines["polar"].set_color("#BBBBBB")
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.spines["polar"].set_color(BORDER)
 
 
 def _folded(label: str) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from harmonize.errors import RunError
 from harmonize.reporting.against import against
+from harmonize.reporting.claims import claim_lines
 from harmonize.reporting.effects import EffectTable, effects, factors_of, print_effects
 from harmonize.reporting.experiment import Experiment
-from harmonize.reporting.grid import Grid, html_page, print_grid, to_csv, to_html
+from harmonize.reporting.grid import Grid, print_grid, to_csv
 from harmonize.reporting.grid import to_latex as grid_latex
 from harmonize.reporting.grid import to_markdown as grid_markdown
-from harmonize.reporting.html_report import figure_html, to_html_page
+from harmonize.reporting.html_report import to_html_page
+from harmonize.reporting.markup.document import page, picture
+from harmonize.reporting.markup.tables import of_grid
 from harmonize.reporting.spread import spread_lines
 from harmonize.reporting.study import Study
-from harmonize.reporting.table import Table, build_tables, compare
+from harmonize.reporting.table import Table, build_tables
 from harmonize.reporting.writers import print_published, print_tables, to_latex, to_markdown
 from harmonize.reporting.writers import to_csv as tables_csv
 from harmonize.tracking.files import make_folder, write_text
@@ -150,7 +153,7 @@ def _radars(tables: Sequence[Table], folder: Path, kinds: Sequence[str]) -> list
     paths = []
     for number, table in enumerate(tables):
         name = "radar" if number == 0 else f"radar_{number + 1}"
-        paths += [draw_radar(table, folder / f"{name}.{kind}") for kind in kinds]
+        paths += draw_radar(table, [folder / f"{name}.{kind}" for kind in kinds])
         paths.append(write_radar_csv(table, folder / f"{name}.csv"))
     return paths
 
@@ -177,15 +180,12 @@ def _similarity(
     shown = [p for p in figures if p.suffix == ".svg"] or [p for p in figures if p.suffix == ".png"]
     notes = [*said, *study.notes, *(f"{path}: {reason}" for path, reason in study.problems)]
     grid = Grid(grid.title, grid.heads, grid.rows, [*grid.notes, *notes], grid.left)
-    body = [
-        *to_html(grid),
-        *(line for path in shown for line in figure_html("Cosines between gradients", path)),
-    ]
+    body = [of_grid(grid), *(picture("Cosines between gradients", path) for path in shown)]
     writers: dict[str, Callable[[], str]] = {
         "md": lambda: "\n".join(grid_markdown(grid, 1)).rstrip() + "\n",
         "tex": lambda: "\n".join([_PAPER, *grid_latex(grid)]) + "\n",
         "csv": lambda: similarity_csv(blocks),
-        "html": lambda: html_page(title, body),
+        "html": lambda: page(title, body),
     }
     return [
         *(
@@ -201,16 +201,3 @@ _REPORTS: dict[str, Callable[[Study, Experiment, Path, Sequence[str], Any], list
     "unlearn": _axes,
     "diagnose": _similarity,
 }
-
-
-def claim_lines(experiment: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
-    """What our tables say about the experiment's claims."""
-    lines = []
-    for table in tables:
-        for claim in experiment.get("claims") or []:
-            found = compare(
-                table, claim["metric"], claim["method"], claim["against"], lower=claim["better"] == "lower"
-            )
-            where = f" ({table.title})" if len(tables) > 1 else ""
-            lines.append(f"Claim{where}: {claim['text']} On {claim['metric']}: {found}.")
-    return lines

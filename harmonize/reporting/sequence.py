@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonize.reporting.escape import clean, markdown
+from harmonize.tracking.direction import Direction
 from harmonize.tracking.files import write_text
 from harmonize.tracking.sequence import SEQUENCE_PLOT, SEQUENCE_TABLE, Measured, SequenceResults, Step
 
@@ -163,7 +164,7 @@ def _evidence(summary: Mapping[str, Any]) -> str:
 
 
 def _name(summary: Mapping[str, Any]) -> str:
-    return f"{summary['name']} {'↑' if summary['higher_is_better'] else '↓'}"
+    return f"{summary['name']} {Direction.of(summary['higher_is_better']).symbol}"
 
 
 def title(record: SequenceResults) -> str:

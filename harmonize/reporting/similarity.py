@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonize.errors import RunError
+from harmonize.reporting.columns import GAP, fixed
 from harmonize.reporting.escape import csv_cell
 from harmonize.reporting.estimates import estimated
 from harmonize.reporting.grid import Grid
 from harmonize.reporting.heatmap import Panel, draw_heatmaps
 from harmonize.reporting.study import Study, StudyRun
-from harmonize.reporting.table import GAP, fixed
 from harmonize.tracking.files import write_text
 
 TOTAL = "total"
@@ -145,10 +145,9 @@ def draw_similarity(blocks: Sequence[Cosines], folder: Path, formats: Sequence[s
     panels = [_panel(block) for block in blocks]
     across = len({block.form for block in blocks})
     title = "Cosines between the gradients of the roles; mean±sd over runs"
-    paths = [
-        draw_heatmaps(panels, folder / f"similarity.{kind}", title=title, across=across) for kind in formats
-    ]
-    return [*paths, write_text(folder / "similarity.csv", similarity_csv(blocks))]
+    files = [folder / f"similarity.{kind}" for kind in formats]
+    figures = draw_heatmaps(panels, files, title=title, across=across) if files else []
+    return [*figures, write_text(folder / "similarity.csv", similarity_csv(blocks))]
 
 
 def _panel(block: Cosines) -> Panel:

@@ -15,7 +15,7 @@ FRONT_AXES = ("forget_accuracy", "neighbor_accuracy", "asr_worst", "utility_accu
 def shift(metrics: Mapping[str, Metric], target: Mapping[str, Metric] | None) -> float | None:
     """Sum of the changes from the target over the five axes, each counted so that better is positive.
 
-    Formula: sum over axes of s (value - target), s = 1 where higher is better, else -1
+    Formula: sum over axes of m(value) - m(target); m = v where higher is better, -v where lower is
 
     None where one of the ten figures is missing. A sum weighs the axes alike and hides which of them paid, so it stands
     beside them and never for them.
@@ -28,7 +28,8 @@ def shift(metrics: Mapping[str, Metric], target: Mapping[str, Metric] | None) ->
         own, before = metrics.get(name), (target or {}).get(name)
         if own is None or before is None or own.value is None or before.value is None:
             return None
-        total += (own.value - before.value) * (1 if METRIC_NAMES[name] else -1)
+        merit = METRIC_NAMES[name].merit
+        total += merit(own.value) - merit(before.value)
     return total
 
 

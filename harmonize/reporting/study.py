@@ -234,7 +234,11 @@ def _read(place: Path, study: Study) -> StudyRun | None:
     if not results.metrics:
         study.problems.append((place, f"{results.command}: no metrics"))
         return None
-    return StudyRun(place, results, dict(flatten(results.config)), (place / RESULTS).stat().st_mtime)
+    run = StudyRun(place, results, dict(flatten(results.config)), (place / RESULTS).stat().st_mtime)
+    if run.setting == ("?", "?"):
+        study.problems.append((place, "its configuration names neither a data set nor a model"))
+        return None
+    return run
 
 
 def _status(place: Path) -> tuple[str | None, str | None]:
@@ -253,12 +257,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     """(dotted key, value as text) of every leaf of a configuration."""
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{name}.")
+        if isinstance(value, str):
+            yield name, value
         elif isinstance(value, Mapping):
-            continue
+            yield from flatten(value, f"{name}.")
         else:
-            yield name, value if isinstance(value, str) else json.dumps(value)
+            yield name, json.dumps(value)
 
 
 def is_ignored(key: str, seeds: bool = True) -> bool:
@@ -353,7 +357,13 @@ def _newest(label: str, runs: list[StudyRun], study: Study) -> list[StudyRun]:
         same.sort(key=lambda run: (run.modified, str(run.path)))
         kept.append(same[-1])
         if len(same) > 1:
-            study.notes.append(f"{label}: {len(same)} runs of seed {seeds[0]}; the newest one counts.")
+            names = clean(", ".join(run.path.name for run in same), 200)
+            data = {str(run.results.extra.get("data", ""))[:8] for run in same}
+            differ = f"; they are of different data ({', '.join(sorted(data))})" if len(data) > 1 else ""
+            study.notes.append(
+                f"{label}: {len(same)} runs of seed {seeds[0]} ({names}){differ}; the newest one, "
+                f"{clean(same[-1].path.name, 80)}, counts."
+            )
     return kept
 
 

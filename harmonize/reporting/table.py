@@ -2,123 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harmonize.evaluation.proof import ATTACKS, WORKS_FROM
+from harmonize.reporting.columns import (
+    BLOCKS,
+    COLUMNS,
+    COSTS,
+    DECIMALS,
+    GAP,
+    MEMORY,
+    OWN_BLOCK,
+    TARGET,
+    TIME,
+    Cell,
+    Column,
+)
+from harmonize.reporting.footnotes import commits, footnotes
 from harmonize.reporting.standing import FRONT_AXES, SHIFT, pareto_front, shift, within_noise
 from harmonize.reporting.study import Group, Study, StudyRun
 from harmonize.tracking.metric import Metric, Metrics
 from harmonize.tracking.results import Results
-
-TIME = "time"
-MEMORY = "memory"
-_COSTS = (TIME, MEMORY)  # columns that are no figure of the model: nobody is the best in them
-GAP = "–"
-TARGET = "target"
-FRONT = "†"
-NOISE = "≈"
-DECIMALS = 2
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: a metric (or the time), its header, and whether higher is better."""
-
-    key: str
-    header: str
-    short: str
-    up: bool
-
-    @property
-    def arrow(self) -> str:
-        """The direction of better."""
-        return "↑" if self.up else "↓"
-
-
-COLUMNS = (
-    Column("forget_accuracy", "forget", "forget", False),
-    Column("forget_heldout_accuracy", "forget held out", "held out", False),
-    Column("retain_accuracy", "retain", "retain", True),
-    Column("neighbor_accuracy", "neighbor", "neighbor", True),
-    Column("neighbor_refusal_rate", "neighbor refusal", "refusal", False),
-    Column("asr_opener", "ASR opener", "opener", False),
-    Column("asr_answer_prefix", "ASR prefix", "prefix", False),
-    Column("asr_worst", "ASR worst", "worst", False),
-    Column("asr_heldout_worst", "ASR held-out worst", "held out", False),
-    Column("utility_accuracy", "utility", "utility", True),
-    Column("relearn_accuracy", "relearn", "relearn", False),
-    Column(SHIFT, "shift", "shift", True),
-    Column(TIME, "time", "time", False),
-    Column(MEMORY, "memory", "memory", False),
-)
-# Blocks of six columns fit 80 characters; the ASR figures stand together.
-BLOCKS = (
-    ("Axes (held out: facts not unlearned; refusal: of neighbor questions)", (0, 1, 2, 3, 4, 9)),
-    ("Attack success rate (ASR), relearning", (5, 6, 7, 8, 10)),
-    ("Shift, time, peak memory", (11, 12, 13)),
-)
-
-
-OWN_BLOCK = "What this table is about"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Mean and sample standard deviation (None for one value) of `n` runs."""
-
-    mean: float
-    sd: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> Cell | None:
-        """The cell of the values that are there, or None."""
-        found = [float(v) for v in values if v is not None]
-        if not found:
-            return None
-        sd = statistics.stdev(found) if len(found) > 1 else None
-        return cls(statistics.fmean(found), sd, len(found))
-
-    def text(self, key: str) -> str:
-        """As printed: `0.97±.01`, a time with its unit."""
-        if key == TIME:
-            return duration(self.mean)
-        if key == MEMORY:
-            return size(self.mean)
-        mean = fixed(self.mean)
-        if key == SHIFT and float(mean) > 0:
-            mean = f"+{mean}"
-        return mean if self.sd is None else f"{mean}±{fixed(self.sd).removeprefix('0')}"
-
-
-def fixed(value: float) -> str:
-    """A figure as printed; what rounds to nothing has no sign."""
-    text = f"{value:.{DECIMALS}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
-def bracketed(text: str, unproven: bool) -> str:
-    """A figure that proves nothing stands in brackets."""
-    return f"({text})" if unproven else text
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `42s`, `3.5m` or `2.1h`."""
-    if seconds < 99.5:
-        return f"{seconds:.0f}s"
-    if seconds < 3570:
-        return f"{seconds / 60:.1f}m"
-    return f"{seconds / 3600:.1f}h"
-
-
-def size(count: float) -> str:
-    """Bytes as `512M` or `1.4G` (powers of 1,024)."""
-    return f"{count / 2**20:.0f}M" if count < 1000 * 2**20 else f"{count / 2**30:.1f}G"
 
 
 @dataclass
@@ -137,6 +42,17 @@ class Row:
     method: str | None = None
     seeds: dict[str, dict[tuple[str, ...], float]] = field(default_factory=dict)
     front: bool | None = None
+
+    def merits(self, column: Column) -> dict[tuple[str, ...], float]:
+        """The value of each run on a scale where more is better, by its seeds."""
+        return {seeds: column.better.merit(v) for seeds, v in self.seeds.get(column.key, {}).items()}
+
+    def merit(self, column: Column) -> float | None:
+        """The mean merit of its runs: of a figure with a best value, minus their mean distance from it."""
+        cell, runs = self.cells.get(column.key), self.merits(column)
+        if cell is None:
+            return None
+        return statistics.fmean(runs.values()) if runs else column.better.merit(cell.mean)
 
 
 @dataclass
@@ -162,9 +78,9 @@ class Table:
 
     def within_noise(self, row: Row, column: Column) -> bool:
         """Whether a method that is not the best cannot be told from one that is, over the seeds they share."""
-        if row.is_reference or column.key in _COSTS or self.is_best(row, column):
+        if row.is_reference or column.key in COSTS or self.is_best(row, column):
             return False
-        own = row.seeds.get(column.key, {})
+        own = row.merits(column)
         return any(within_noise(best, own) for best in self._rivals[column.key])
 
     @cached_property
@@ -173,19 +89,20 @@ class Table:
         found: dict[str, dict[int, Row]] = {}
         methods = [row for row in self.rows if not row.is_reference]
         for column in self.columns:
-            printed = {id(r): round(c.mean, DECIMALS) for r in methods if (c := r.cells.get(column.key))}
-            judged = bool(printed) and len(methods) > 1 and column.key not in _COSTS
-            best = (max if column.up else min)(printed.values()) if judged else None
+            printed = {id(r): round(m, DECIMALS) for r in methods if (m := r.merit(column)) is not None}
+            judged = bool(printed) and len(methods) > 1 and column.key not in COSTS
+            best = max(printed.values()) if judged else None
             found[column.key] = {id(r): r for r in methods if judged and printed.get(id(r)) == best}
         return found
 
     @cached_property
     def _rivals(self) -> dict[str, list[dict[tuple[str, ...], float]]]:
-        """The values by seed of the best of every column, those that are equal once."""
+        """The merits by seed of the best of every column, those that are equal once."""
         rivals: dict[str, list[dict[tuple[str, ...], float]]] = {}
-        for key, best in self._best.items():
-            distinct = {tuple(sorted(row.seeds.get(key, {}).items())) for row in best.values()}
-            rivals[key] = [dict(seeds) for seeds in sorted(distinct)]
+        for column in self.columns:
+            best = self._best[column.key].values()
+            distinct = {tuple(sorted(row.merits(column).items())) for row in best}
+            rivals[column.key] = [dict(seeds) for seeds in sorted(distinct)]
         return rivals
 
     def mark(self, row: Row, column: Column) -> str:
@@ -205,7 +122,7 @@ def build_tables(study: Study, own: tuple[Column, ...] = ()) -> list[Table]:
         _judge_front(rows)
         dataset, model = setting
         title = f"{dataset}, {model}"
-        tables.append(Table(title, setting, rows, [*_footnotes(rows, columns), *_commits(groups)], columns))
+        tables.append(Table(title, setting, rows, [*footnotes(rows, columns), *commits(groups)], columns))
     return tables
 
 
@@ -249,14 +166,14 @@ def _with_shift(block: Metrics, results: Results) -> Metrics:
 
 def _judge_front(rows: list[Row]) -> None:
     """Says of every method with all four figures whether it is on the front, by means as printed."""
-    up = {column.key: 1 if column.up else -1 for column in COLUMNS}
+    merit = {column.key: column.better.merit for column in COLUMNS}
     judged, points = [], []
     for row in rows:
         cells = [row.cells.get(key) for key in FRONT_AXES]
         if not row.is_reference and all(c is not None for c in cells):
             judged.append(row)
             points.append(
-                [up[k] * round(c.mean, DECIMALS) for k, c in zip(FRONT_AXES, cells, strict=True) if c]
+                [merit[k](round(c.mean, DECIMALS)) for k, c in zip(FRONT_AXES, cells, strict=True) if c]
             )
     if len(judged) > 1:
         for row, on in zip(judged, pareto_front(points), strict=True):
@@ -314,104 +231,3 @@ def _references(groups: list[Group], columns: tuple[Column, ...]) -> list[Row]:
 def _reference_cell(models: list[list[Metrics]], key: str) -> Cell | None:
     means = [Cell.of(value_of(block, key) for block in blocks) for blocks in models]
     return Cell.of(None if cell is None else cell.mean for cell in means)
-
-
-def _footnotes(rows: list[Row], columns: tuple[Column, ...]) -> list[str]:
-    notes = ["Mean±sd over n runs (seeds); a reference counts once for each model. Best method marked."]
-    methods = [row for row in rows if not row.is_reference]
-    if methods and all(row.n == 1 for row in methods):
-        notes.append(
-            "One run a row: no spread and no test, so no difference between rows is more than one draw."
-        )
-    if any(len(row.seeds.get(key, {})) > 1 for row in rows for key in row.seeds):
-        notes.append(
-            f"{NOISE} within noise of the best: a paired t test over the seeds that both have does not tell them apart "
-            "(p >= .05, not corrected for the number of methods)."
-        )
-    if any(row.front is not None for row in rows):
-        names = ", ".join(c.header for key in FRONT_AXES for c in COLUMNS if c.key == key)
-        notes.append(
-            f"{FRONT} on the Pareto front of {names}: no method is as good in all four and better in one."
-        )
-    if any(row.cells.get(SHIFT) for row in rows):
-        notes.append(
-            "Shift: changes from the target in forget, retain, neighbor, ASR worst and utility, summed so that better "
-            "is positive; it hides which axis paid."
-        )
-    weak = [
-        f"{column.header} ({fixed(cell.mean)})"
-        for row in rows
-        for column in COLUMNS
-        if row.label == TARGET
-        and column.key.startswith(ATTACKS)
-        and (cell := row.cells.get(column.key)) is not None
-        and cell.mean < WORKS_FROM
-    ]
-    if weak:
-        notes.append(
-            f"The target itself is below {WORKS_FROM:g} in {', '.join(weak)}: low figures there prove nothing."
-        )
-    missing: dict[str, list[str]] = {}
-    for row in rows:
-        for column in columns:
-            cell = row.cells.get(column.key)
-            if cell is None and column.key != SHIFT and not (row.is_reference and column.key in _COSTS):
-                missing.setdefault(column.header, []).append(row.label)
-            elif cell is not None and cell.n < row.n:
-                notes.append(f"{row.label}, {column.header}: {cell.n} of {row.n} runs.")
-    if missing:
-        named = "; ".join(f"{header} ({', '.join(labels)})" for header, labels in missing.items())
-        notes.append(f"{GAP} not measured: {named}.")
-    views: dict[str, list[str]] = {}
-    for row in rows:
-        if not row.is_reference:
-            views.setdefault(row.prefill, []).append(row.label)
-    named = "; ".join(f"{mode}: {', '.join(labels)}" for mode, labels in sorted(views.items()))
-    notes.append(f"Prefilled views in training: {named}.")
-    notes.append(
-        "Time: teacher or reference, training with its looks at val, edits; CPU seconds without a GPU. Memory: the "
-        "process's peak, measuring included."
-    )
-    return notes
-
-
-def _commits(groups: list[Group]) -> list[str]:
-    """Which code made the runs; a plus marks uncommitted changes."""
-    found = Counter(
-        f"{git['commit'][:7]}{'+' if git.get('dirty') else ''}"
-        for group in groups
-        for run in group.runs
-        if (git := run.results.git) and git.get("commit")
-    )
-    named = ", ".join(f"{commit} ({n} runs)" for commit, n in found.most_common())
-    return [f"Commits: {named}."] if found else []
-
-
-def compare(table: Table, metric: str, method: str, against: str, lower: bool) -> str:
-    """Whether `method` is below (or above) `against` on `metric`, in words with the seed deviations.
-
-    A difference below twice its standard error over seeds counts as undecided (our choice).
-    """
-    rows = [_row(table, name, metric) for name in (method, against)]
-    if rows[0] is None or rows[1] is None:
-        lacking = method if rows[0] is None else against
-        return f"not tested: no single row '{lacking}' with {metric}"
-    left, right = rows[0].cells[metric], rows[1].cells[metric]
-    assert left is not None and right is not None
-    if rows[0].prefill != rows[1].prefill:
-        return f"not tested: trained on different views ({rows[0].prefill} and {rows[1].prefill})"
-    difference = right.mean - left.mean if lower else left.mean - right.mean
-    figures = f"{fixed(left.mean)} against {fixed(right.mean)}"
-    if left.sd is None or right.sd is None:
-        return f"undecided (one seed): {figures}"
-    error = math.sqrt(left.sd**2 / left.n + right.sd**2 / right.n)
-    if abs(difference) <= 2 * error or difference == 0:
-        return f"undecided (within two standard errors): {figures}"
-    return f"{'holds' if difference > 0 else 'does not hold'}: {figures}"
-
-
-def _row(table: Table, method: str, metric: str) -> Row | None:
-    """The one row of a method that has the figure, or of several the one without changes; None where there is none."""
-    rows = [row for row in table.rows if row.method == method]
-    rows = [row for row in rows if row.label == method] or rows
-    return rows[0] if len(rows) == 1 and rows[0].cells.get(metric) is not None else None

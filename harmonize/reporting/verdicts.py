@@ -17,6 +17,7 @@ from typing import Any
 
 from harmonize.config.paths import share
 from harmonize.errors import RunError
+from harmonize.reporting.columns import GAP
 from harmonize.reporting.escape import csv_cell
 from harmonize.reporting.estimates import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Effect, estimated, judge
 from harmonize.reporting.experiment import Experiment, load_experiment
@@ -24,7 +25,6 @@ from harmonize.reporting.grid import Grid
 from harmonize.reporting.published import load_yaml
 from harmonize.reporting.similarity import forms
 from harmonize.reporting.study import SEED_KEYS, Study, StudyRun, is_ignored, load_study
-from harmonize.reporting.table import GAP
 
 FILE = "claims.yaml"
 MISSING, ANY = "<missing>", "*"

@@ -8,8 +8,10 @@ from typing import Any
 
 from harmonize.reporting.estimates import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from harmonize.reporting.figure import FORMATS, write_figure
-from harmonize.reporting.grid import html_page, to_html, to_latex, to_markdown
-from harmonize.reporting.html_report import figure_html
+from harmonize.reporting.grid import to_latex, to_markdown
+from harmonize.reporting.markup.document import page, picture
+from harmonize.reporting.markup.elements import tag
+from harmonize.reporting.markup.tables import of_grid
 from harmonize.reporting.radar import plain
 from harmonize.reporting.verdicts import Claim, Finding, details, summary, verdicts_csv
 from harmonize.tracking.files import write_text
@@ -35,10 +37,10 @@ def write_verdicts(judged: Judged, folder: Path, formats: Sequence[str]) -> list
         RunError: The disk is full or the folder unwritable.
     """
     grids = [summary(judged), *details(judged)]
-    figures = [draw_effects(judged, folder / f"verdicts.{kind}") for kind in FORMATS if kind in formats]
+    figures = draw_effects(judged, [folder / f"verdicts.{kind}" for kind in FORMATS if kind in formats])
     shown = [p for p in figures if p.suffix == ".svg"] or figures
-    picture = [line for path in shown[:1] for line in figure_html("Effects with 95 % intervals", path)]
-    about = [f'<p class="about">{line}</p>' for line in ABOUT]
+    drawn = [picture("Effects with 95 % intervals", path) for path in shown[:1]]
+    about = [tag("p", line, class_="note") for line in ABOUT]
     writers: dict[str, Callable[[], str]] = {
         "md": lambda: (
             "\n".join([f"# {TITLE}", "", *ABOUT, "", *(x for g in grids for x in to_markdown(g))]).rstrip()
@@ -49,9 +51,7 @@ def write_verdicts(judged: Judged, folder: Path, formats: Sequence[str]) -> list
             + "\n"
         ),
         "csv": lambda: verdicts_csv(judged),
-        "html": lambda: html_page(
-            TITLE, [*about, *to_html(grids[0]), *picture, *(x for g in grids[1:] for x in to_html(g))]
-        ),
+        "html": lambda: page(TITLE, [*about, of_grid(grids[0]), *drawn, *map(of_grid, grids[1:])]),
     }
     paths = [
         write_text(folder / f"verdicts.{kind}", write()) for kind, write in writers.items() if kind in formats
@@ -59,14 +59,14 @@ def write_verdicts(judged: Judged, folder: Path, formats: Sequence[str]) -> list
     return [*paths, *figures]
 
 
-def draw_effects(judged: Judged, path: Path) -> Path:
+def draw_effects(judged: Judged, paths: Sequence[Path]) -> list[Path]:
     """Every effect with its interval, turned so that right is what is claimed; tests beside the claim are hollow.
 
     Raises:
         RunError: The disk is full or the folder unwritable.
     """
     rows = [(claim, f) for claim, findings in judged for f in findings]
-    return write_figure(lambda figure: _draw(figure, rows), path, (9.5, 1.3 + _ROW * len(rows)))
+    return write_figure(lambda figure: _draw(figure, rows), paths, (9.5, 1.3 + _ROW * len(rows)))
 
 
 def _draw(figure: Any, rows: Sequence[tuple[Claim, Finding]]) -> None:

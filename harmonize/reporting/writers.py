@@ -7,14 +7,16 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harmonize.reporting.columns import FRONT, GAP, NOISE, Column
 from harmonize.reporting.effects import EffectTable, effects_markdown
 from harmonize.reporting.escape import clean, csv_cell, latex, markdown
+from harmonize.reporting.footnotes import views_note
 from harmonize.reporting.grid import Grid, latex_close, latex_open
 from harmonize.reporting.grid import to_latex as grid_latex
 from harmonize.reporting.grid import to_markdown as grid_markdown
 from harmonize.reporting.published import Published
 from harmonize.reporting.study import Study
-from harmonize.reporting.table import FRONT, GAP, NOISE, Column, Row, Table
+from harmonize.reporting.table import Row, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +76,7 @@ def print_tables(tables: list[Table], console: Console) -> None:
                 style = "dim" if row.is_reference else ""
                 block.add_row(Text(clean(label(row)), style=style), Text(str(row.n)), *cells)
             console.print(block)
-        for note in table.footnotes:
+        for note in (*table.footnotes, views_note(table.rows)):
             console.print(Text(clean(note), style="dim"))
         console.print()
 

@@ -158,7 +158,7 @@ def _check_version(version: Any, where: str) -> None:
     if version < SCHEMA_VERSION:
         raise RunError(
             f"{where}: schema version {version} is older than {SCHEMA_VERSION}, the one this version reads. "
-            "Evaluate the model again: harmonize evaluate model.name_or_path=<run>/model"
+            f"Evaluate the model again: harmonize evaluate model=hf model.name_or_path={Path(where).parent / 'model'}"
         )
     if version > SCHEMA_VERSION:
         raise RunError(

@@ -25,14 +25,13 @@ def axes_rows(results: Results) -> list[list[Any]]:
     beside = (results.target_metrics, results.teacher_metrics, results.gold_metrics)
     rows: list[list[Any]] = []
     for axis, names in AXES.items():
-        for name, up in names.items():
+        for name, better in names.items():
             own = results.metrics.get(name)
             if own is None or own.value is None:
                 continue
             references = [(block or {}).get(name) for block in beside]
             others = [None if metric is None else metric.value for metric in references]
-            better = "higher" if up else "lower"
-            rows.append([axis, name, better, own.value, own.ci_low, own.ci_high, own.n, *others])
+            rows.append([axis, name, better.name, own.value, own.ci_low, own.ci_high, own.n, *others])
     return rows
 
 

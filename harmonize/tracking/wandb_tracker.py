@@ -160,11 +160,11 @@ class WandbTracker(Tracker):
         if self.mode != "offline":
             return []
         lines = [f"W&B is offline. To upload: wandb sync {shlex.quote(str(self._directory))}"]
-        if (
-            shutil.disk_usage(self.folder).free < _ROOM
-        ):  # the client drops what it cannot write without a word
+        # The client drops what it cannot write without a word; its folder may lie on a disk of its own.
+        if shutil.disk_usage(self.folder / WANDB).free < _ROOM:
             lines.append(
-                "The disk is full: what W&B kept may be cut short. The run's own files are whole or missing."
+                f"The disk of {self.folder / WANDB} is full: what W&B kept may be cut short. The run's own files are "
+                "whole or missing."
             )
         return lines
 

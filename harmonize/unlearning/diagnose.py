@@ -80,7 +80,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
         place.write_text(TABLE, text)
         draw_heatmaps(
             [panel(d) for d in diagnoses],
-            folder / HEATMAP,
+            [folder / HEATMAP],
             title=f"Gradient cosines between roles, loss {cfg.loss.value}, mean ± sd over {cfg.draws} draws",
         )
         print(text)

@@ -68,31 +68,31 @@ CURVE = [(0, 1.0), (10, 0.9), (20, 0.4), (30, 0.7), (40, 0.8)]
 
 
 def test_gap_by_hand() -> None:
-    found = gap(CURVE, up=True, window=10)
+    found = gap(CURVE, better=True, window=10)
     assert (found.minimum, found.minimum_step, found.start, found.final) == (0.4, 20, 1.0, 0.8)
     assert found.drop == pytest.approx(0.5) and (found.drop_from, found.drop_to) == (10, 20)
     assert found.recovery == pytest.approx(0.4)
-    assert gap(CURVE, up=True, window=20).drop == pytest.approx(0.6)
+    assert gap(CURVE, better=True, window=20).drop == pytest.approx(0.6)
     # of an axis that should fall, worse is up: 0.4 -> 0.7, and the worst value is the first
-    down = gap(CURVE, up=False, window=10)
+    down = gap(CURVE, better=False, window=10)
     assert down.drop == pytest.approx(0.3) and (down.drop_from, down.drop_to) == (20, 30)
     assert down.recovery == pytest.approx(0.2)
 
 
 def test_gap_at_both_ends() -> None:
-    rising = gap([(0, 0.0), (5, 0.5), (9, 1.0)], up=True, window=100)
+    rising = gap([(0, 0.0), (5, 0.5), (9, 1.0)], better=True, window=100)
     assert rising.drop == 0.0 and rising.drop_from is None and rising.recovery == 1.0
-    lost = gap([(0, 1.0), (5, 0.0)], up=True, window=5)
+    lost = gap([(0, 1.0), (5, 0.0)], better=True, window=5)
     assert lost.drop == 1.0 and lost.recovery == 0.0
-    assert gap([(0, 1.0)], up=True, window=5) is None
+    assert gap([(0, 1.0)], better=True, window=5) is None
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_gap_mirrors_when_the_axis_is_turned(seed: int) -> None:
     rng = np.random.default_rng(seed)
     curve = [(i * 3, float(v)) for i, v in enumerate(rng.random(12))]
-    one = gap(curve, up=True, window=9)
-    two = gap([(s, 1 - v) for s, v in curve], up=False, window=9)
+    one = gap(curve, better=True, window=9)
+    two = gap([(s, 1 - v) for s, v in curve], better=False, window=9)
     assert (one.drop, one.recovery) == pytest.approx((two.drop, two.recovery))
     assert (one.minimum_step, one.drop_from, one.drop_to) == (two.maximum_step, two.drop_from, two.drop_to)
     slow = max(0.0, *(a - b for s, a in curve for t, b in curve if s < t <= s + 9))

@@ -22,8 +22,7 @@ def metrics() -> Callable[..., dict[str, Metric]]:
 
     def make(**values: float | None) -> dict[str, Metric]:
         return {
-            name: Metric(value, 50, higher_is_better=METRIC_NAMES.get(name, True))
-            for name, value in values.items()
+            name: Metric.of(value, 50, better=METRIC_NAMES.get(name, True)) for name, value in values.items()
         }
 
     return make

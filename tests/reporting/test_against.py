@@ -11,9 +11,13 @@ from rich.console import Console
 
 from harmonize.errors import RunError
 from harmonize.reporting.against import against, deltas, orders
-from harmonize.reporting.grid import Grid, html_page, print_grid, to_csv, to_html, to_latex, to_markdown
+from harmonize.reporting.columns import Cell, Column
+from harmonize.reporting.grid import Grid, print_grid, to_csv, to_latex, to_markdown
+from harmonize.reporting.markup.document import page
+from harmonize.reporting.markup.tables import of_grid
 from harmonize.reporting.published import load_published
-from harmonize.reporting.table import Cell, Column, Row, Table
+from harmonize.reporting.table import Row, Table
+from harmonize.tracking.direction import DOWN
 
 PUBLISHED = """
 published:
@@ -45,7 +49,7 @@ def table() -> Table:
         row("m2", {"0": 0.40, "1": 0.41}),
         row("m3", None),
     ]
-    return Table("sandbox", ("d", "m"), rows, [], (Column("forget_accuracy", "forget", "forget", False),))
+    return Table("sandbox", ("d", "m"), rows, [], (Column("forget_accuracy", "forget", "forget", DOWN),))
 
 
 @pytest.fixture
@@ -122,9 +126,9 @@ def test_a_grid_everywhere() -> None:
     assert "| a\\|b | +0.10 |" in to_markdown(grid)
     assert r"a\textbar{}b & +0.10 \\" in to_latex(grid)
     assert to_csv(grid).splitlines() == [",figure", "a|b,'+0.10", "'=x,–"]
-    page = html_page("t", to_html(grid))
-    assert "<b>" not in page and "T &amp; &lt;b&gt;" in page and '<td class="words">a|b</td>' in page
-    assert "http" not in page  # nothing from the network
+    html = page("t", [of_grid(grid)])
+    assert "<b>" not in html and "T &amp; &lt;b&gt;" in html and "<td><bdi>a|b</bdi></td>" in html
+    assert "http" not in html.replace("http-equiv", "")  # nothing from the network
     console = Console(file=io.StringIO(), width=80)
     print_grid(grid, console)
     assert isinstance(console.file, io.StringIO) and "Note 5%." in console.file.getvalue()

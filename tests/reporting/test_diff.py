@@ -87,7 +87,7 @@ def test_known_answers_give_known_figures(make: Make) -> None:
     diff = compare_runs(find_run(str(make("npo", closed))), find_run(str(make("duet", half))))
     rows = {row.name: row for row in diff.axes}
     prefix = rows["asr_answer_prefix"]
-    assert (prefix.a, prefix.b) == (0.0, 1.0) and prefix.paired.better(prefix.up) == "A"
+    assert (prefix.a, prefix.b) == (0.0, 1.0) and prefix.paired.better(prefix.better) == "A"
     assert prefix.paired.only_b == prefix.paired.n and prefix.paired.only_a == 0
     assert rows["forget_accuracy"].paired.p == 1.0
     # one of three held-out neighbor subjects: two facts in two phrasings, of six in two
@@ -130,7 +130,7 @@ def test_a_run_against_itself_differs_in_nothing(make: Make) -> None:
     run = find_run(str(make("npo", half)))
     diff = compare_runs(run, run, every=True)
     assert diff.config == [] and not any(p.kinds for p in diff.pairs)
-    assert all(r.paired.p == 1.0 and r.paired.better(r.up) == "" for r in diff.axes if r.paired)
+    assert all(r.paired.p == 1.0 and r.paired.better(r.better) == "" for r in diff.axes if r.paired)
     assert "Configuration: no difference." in shown(diff)
 
 

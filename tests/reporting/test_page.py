@@ -15,12 +15,16 @@ from markupsafe import Markup
 from harmonize.commands import purge
 from harmonize.commands.report import run
 from harmonize.errors import RunError
+from harmonize.reporting.experiment import Experiment
+from harmonize.reporting.markup.elements import tag, words
 from harmonize.reporting.page.charts import Line, border, lines, radar, scatter
 from harmonize.reporting.page.gather import gather, matrix, terms
-from harmonize.reporting.page.html import tag, words
 from harmonize.reporting.page.svg import Scale, Who, ticks
 from harmonize.reporting.page.worst import worst
+from harmonize.reporting.page.write import write_page
+from harmonize.reporting.published import Counterparts, Ours, Published, PublishedRow
 from harmonize.reporting.study import load_study
+from harmonize.tracking.direction import DOWN, UP
 from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 Write = Callable[..., Path]
@@ -57,7 +61,9 @@ def study(tmp_path: Path, write_run: Write, metrics: Make) -> Path:
     root = tmp_path / "runs" / "mine"
     for m, method in enumerate(("duet", "npo", HOSTILE[0])):
         for seed in (0, 1):
-            found = metrics(**{n: 0.7 + 0.1 * m if up else 0.3 - 0.1 * m for n, up in METRIC_NAMES.items()})
+            found = metrics(
+                **{n: 0.7 + 0.1 * m if way == UP else 0.3 - 0.1 * m for n, way in METRIC_NAMES.items()}
+            )
             found |= {
                 f"asr_answer_prefix@{d}": Metric(0.1 * m + d / 5, 9, None, None, False) for d in (0.3, 0.6, 1)
             }
@@ -265,8 +271,8 @@ def test_worst_questions_by_hand(study: Path) -> None:
 def test_border_scale_and_ticks() -> None:
     # Lower x and higher y are better: (.1,.5) and (.4,.9) beat the rest; the corner is below the second.
     points = [(0.1, 0.5), (0.4, 0.9), (0.5, 0.9), (0.4, 0.2)]
-    assert border(points, (-1, 1)) == [(0.1, 0.5), (0.4, 0.5), (0.4, 0.9)]
-    assert border(points, (1, 1)) == [(0.5, 0.9)]
+    assert border(points, (DOWN, UP)) == [(0.1, 0.5), (0.4, 0.5), (0.4, 0.9)]
+    assert border(points, (UP, UP)) == [(0.5, 0.9)]
     assert Scale(0, 10, 100, 200)(2.5) == 125
     assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
     assert ticks(0, 230) == [0, 100, 200]
@@ -280,7 +286,7 @@ def test_figures_are_drawn_to_scale() -> None:
     drawn = radar([(who, [1.0, 0.0, 0.0, 0.0])], list("abcd"), label="x")
     assert 'points="180,48 180,139 180,139 180,139"' in drawn  # the first corner is at the top
     assert radar([(who, [1.0, float("nan"), 0.5, 0.5])], list("abcd"), label="x").count("<polyline") == 1
-    one = scatter([(who, (0.25, 0.5), [])], label="x", x="a", y="b", better=(-1, 1))
+    one = scatter([(who, (0.25, 0.5), [])], label="x", x="a", y="b", better=(DOWN, UP))
     assert 'aria-label="x"' in one
 
 
@@ -288,3 +294,23 @@ def test_escaping_is_by_construction() -> None:
     assert tag("b", "<i>", title='"') == Markup('<b title="&#34;">&lt;i&gt;</b>')
     assert tag("b", tag("i", "&")) == Markup("<b><i>&amp;</i></b>")
     assert words("a\u202eb") == Markup("<bdi>a b</bdi>")
+
+
+def test_published_figures_stand_beside_ours(study: Path) -> None:
+    """Forget accuracy of duet is .3 in both runs: 30.00 in percent, 2 above what was published, within 3."""
+    columns = Counterparts({"R-Forget ↓": "forget_accuracy"}, 100.0, {"R-Forget ↓": 3.0})
+    ours = Ours({"DUET": "duet", "NPO": "npo"}, {"R-Forget ↓": "forget_accuracy"}, {"full": columns})
+    rows = [PublishedRow("DUET", ["28.0"]), PublishedRow("NPO", ["50.0"])]
+    published = Published(f"Table {HOSTILE[0]}", "a paper", "certain", ["R-Forget ↓"], rows, [], ours)
+    experiment = Experiment("mine", "full", published=(published,))
+    text = write_page(load_study(study), study / "page.html", experiment=experiment).read_text("utf-8")
+    found = Structure(text)
+    assert not found.open and HOSTILE[0] not in text
+    told = " ".join(found.text.split())
+    assert "DUET R-Forget ↓ 28.0 30.00±.00 +2.00 ±3 within" in told
+    assert "NPO R-Forget ↓ 50.0 20.00±.00 -30.00 ±3 outside" in told
+    assert (
+        "1 of 2 figures lie within the tolerance" in told and "Source: a paper. Certainty: certain." in told
+    )
+    assert ("a", {"href": "#published"}) in found.elements
+    assert 'id="published"' not in page(study)[0]  # a study of no experiment

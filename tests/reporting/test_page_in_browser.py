@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from harmonize.commands.report import run
+from harmonize.reporting.command import main
+from harmonize.tracking.direction import UP
 from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -68,7 +70,7 @@ def written(
 ) -> Path:
     if not page.exists():
         for m, method in enumerate(("duet", "<script>document.title='taken'</script>", "long" * 40)):
-            values = {n: 0.9 - 0.1 * m if up else 0.1 + 0.2 * m for n, up in METRIC_NAMES.items()}
+            values = {n: 0.9 - 0.1 * m if way == UP else 0.1 + 0.2 * m for n, way in METRIC_NAMES.items()}
             place = write_run(tmp_path / "study" / str(m), method=method, found=metrics(**values))
             rows = "".join(f"{s},val/forget_accuracy,{1 - s / 20}\n{s},train/loss,{s}\n" for s in (5, 10, 15))
             (place / "metrics.csv").write_text(f"step,name,value\n{rows}")
@@ -95,6 +97,26 @@ def test_it_works_and_nothing_overflows(written: Path, tmp_path: Path) -> None:
         assert up.startswith("duet,<script>")
         assert lit >= 5  # in the table, the radar, the front and the scatters
         assert title == "study – harmonize"
+
+
+def test_the_page_of_the_table_fits(
+    tmp_path: Path, write_run: Callable[..., Path], metrics: Callable[..., dict[str, Metric]]
+) -> None:
+    for method in ("duet", "a long name of a method " * 4):
+        write_run(
+            tmp_path / "study" / method[:5], method=method, found=metrics(**dict.fromkeys(METRIC_NAMES, 0.5))
+        )
+    assert main(["--study", str(tmp_path / "study"), "--format", "html", "--format", "svg"]) == 0
+    table = tmp_path / "study" / "report" / "table.html"
+    probe = """<script>window.onload = () => document.body.setAttribute("data-probe", JSON.stringify(
+    [document.scrollingElement.scrollWidth, document.documentElement.clientWidth,
+    document.querySelector("figure img").naturalWidth]))</script>"""
+    text = table.read_text(encoding="utf-8").replace("default-src", "object-src")  # else no script may ask
+    table.write_text(text.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    found = re.search(r'data-probe="([^"]*)"', browse(tmp_path, table, "--dump-dom", "--window-size=600,900"))
+    assert found is not None
+    wide, room, drawn = json.loads(html.unescape(found[1]))
+    assert wide <= room and drawn > 300  # the policy lets the figure inside the page through
 
 
 @pytest.mark.parametrize(("scheme", "bright"), [(1, True), (0, False)])

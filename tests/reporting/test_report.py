@@ -16,6 +16,7 @@ from harmonize.reporting.published import load_published
 from harmonize.reporting.radar import AXES, draw_radar, radar_values, write_radar_csv
 from harmonize.reporting.study import load_study
 from harmonize.reporting.table import build_tables
+from harmonize.tracking.direction import DOWN, UP
 from harmonize.tracking.metric import METRIC_NAMES, Metric
 
 Write = Callable[..., Path]
@@ -25,7 +26,7 @@ Make = Callable[..., dict[str, Metric]]
 @pytest.fixture()
 def study(tmp_path: Path, write_run: Write, metrics: Make) -> Path:
     """Two methods, two seeds, all figures."""
-    full = metrics(**{name: 0.9 if up else 0.1 for name, up in METRIC_NAMES.items()})
+    full = metrics(**{name: 0.9 if way == UP else 0.1 for name, way in METRIC_NAMES.items()})
     for method in ("duet", "bidirectional"):
         for seed in (0, 1):
             write_run(
@@ -178,7 +179,7 @@ def test_experiment_file_is_sound(name: str) -> None:
     experiment = load_experiment(name)
     for claim in experiment.found.get("claims") or []:
         assert claim["metric"] in METRIC_NAMES
-        assert (claim["better"] == "higher") == METRIC_NAMES[claim["metric"]]
+        assert claim["better"] == METRIC_NAMES[claim["metric"]].name
         assert {claim["method"], claim["against"]} <= set(experiment.order)
     assert all(block.source and block.certainty for block in experiment.published)
 
@@ -227,14 +228,14 @@ def test_outward_is_better_on_every_axis(study: Path) -> None:
     target, method = table.rows[0], table.rows[1]
     assert radar_values(method) == pytest.approx([0.9] * 5)  # 0.1 where lower is better, 0.9 where higher is
     assert radar_values(target)[0] == 0.0
-    assert [axis.inverted for axis in AXES] == [not METRIC_NAMES[axis.key] for axis in AXES]
+    assert [axis.inverted for axis in AXES] == [METRIC_NAMES[axis.key] == DOWN for axis in AXES]
 
 
 def test_radar_survives_gaps_many_rows_and_odd_names(tmp_path: Path, write_run: Write, metrics: Make) -> None:
     for i in range(40):
         write_run(tmp_path / str(i), method=f"_m${i}_{{", found=metrics(forget_accuracy=i / 40))
     (table,) = build_tables(load_study(tmp_path))
-    path = draw_radar(table, tmp_path / "radar.png")  # a panel each: five across, eight down
+    (path,) = draw_radar(table, [tmp_path / "radar.png"])  # a panel each: five across, eight down
     width, height = png_size(path)
     assert width < 2000 < height
     lines = write_radar_csv(table, tmp_path / "radar.csv").read_text().splitlines()
@@ -243,8 +244,9 @@ def test_radar_survives_gaps_many_rows_and_odd_names(tmp_path: Path, write_run: 
 
 
 def test_spread_by_hand() -> None:
+    from harmonize.reporting.columns import Cell
     from harmonize.reporting.spread import spread, spread_lines
-    from harmonize.reporting.table import Cell, Row, Table
+    from harmonize.reporting.table import Row, Table
 
     def row(label: str, mean: float, sd: float | None, n: int = 3) -> Row:
         return Row(label, False, "random", n, {"asr_opener": Cell(mean, sd, n)})

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harmonize.reporting.columns import COLUMNS, Cell
 from harmonize.reporting.standing import pareto_front, shift, within_noise
 from harmonize.reporting.study import load_study
-from harmonize.reporting.table import COLUMNS, Cell, Row, Table, build_tables
+from harmonize.reporting.table import Row, Table, build_tables
 from harmonize.reporting.writers import to_csv, to_latex, to_markdown
+from harmonize.tracking.direction import UP
 from harmonize.tracking.metric import Metric
 from tests.reporting.test_table import rendered
 
@@ -168,7 +170,7 @@ def test_marks_are_those_of_their_definition(seed: int) -> None:
     methods = [row for row in table.rows if not row.is_reference]
     for column in COLUMNS:
         means = {r.label: round(c.mean, 2) for r in methods if (c := r.cells.get(column.key))}
-        top = (max if column.up else min)(means.values())
+        top = (max if column.better == UP else min)(means.values())
         best = [r for r in methods if means.get(r.label) == top and column.key not in ("time", "memory")]
         for row in table.rows:
             near = any(

@@ -95,7 +95,7 @@ def test_a_repeated_seed_counts_once_and_is_told(tmp_path: Path, write_run: Writ
     write_run(tmp_path / "b")
     study = load_study(tmp_path)
     assert [run.path.name for run in study.runs] == ["b"]
-    assert study.notes == ["duet: 2 runs of seed 0; the newest one counts."]
+    assert study.notes == ["duet: 2 runs of seed 0 (a, b); the newest one, b, counts."]
 
 
 def test_different_data_under_one_name_is_told(tmp_path: Path, write_run: Write) -> None:
@@ -113,6 +113,14 @@ def test_different_data_under_one_name_is_told(tmp_path: Path, write_run: Write)
     (note,) = load_study(tmp_path).notes
     assert note.startswith("duet: runs of different data")
     assert "11111111: a, b; 33333333: edited" in note
+    # of one seed, too, where only the newest counts
+    of("again", "4", seed=1)
+    os.utime(tmp_path / "b" / "results.json", (1, 1))
+    again = load_study(tmp_path).notes[0]
+    assert again.startswith(
+        "duet: 2 runs of seed 1 (b, again); they are of different data (11111111, 44444444); "
+    )
+    assert again.endswith("the newest one, again, counts.")
 
 
 def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path, write_run: Write) -> None:
@@ -129,6 +137,8 @@ def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path, writ
     failed = write_run(tmp_path / "failed", state="failed", error="the loss is not finite\n\x1b[31m")
     (failed / "results.json").unlink()
     write_run(tmp_path / "empty", found={})
+    nameless = write_run(tmp_path / "nameless")
+    (nameless / "results.json").write_text(json.dumps(data | {"config": {"method": "npo", "dataset": None}}))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "readme.txt").write_text("not a run")
     half = tmp_path / "half"
@@ -137,9 +147,11 @@ def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path, writ
     study = load_study(tmp_path)
     assert [run.path.name for run in study.runs] == ["good"]
     reasons = {path.name: reason for path, reason in study.problems}
-    assert reasons.keys() == {"corrupt", "older", "foreign", "stopped", "failed", "empty", "half"}
+    assert reasons.keys() == {"corrupt", "older", "foreign", "stopped", "failed", "empty", "nameless", "half"}
     assert "not valid JSON" in reasons["corrupt"]
-    assert "older" in reasons["older"]
+    assert "older than 1, the one this version reads" in reasons["older"]
+    assert reasons["older"].endswith(f"harmonize evaluate model=hf model.name_or_path={older}/model")
+    assert reasons["nameless"] == "its configuration names neither a data set nor a model"
     assert "not a results file of harmonize" in reasons["foreign"]
     assert reasons["stopped"] == "interrupted; results left out"
     assert reasons["failed"] == "failed: the loss is not finite [31m"

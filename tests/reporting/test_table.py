@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harmonize.reporting.claims import compare
+from harmonize.reporting.columns import Cell, duration
 from harmonize.reporting.escape import clean, csv_cell, latex, markdown
+from harmonize.reporting.footnotes import views_note
 from harmonize.reporting.one_run import run_table
 from harmonize.reporting.study import load_study
-from harmonize.reporting.table import Cell, Table, build_tables, compare, duration
+from harmonize.reporting.table import Table, build_tables
 from harmonize.reporting.writers import print_tables, to_csv, to_latex, to_markdown
+from harmonize.tracking.direction import DOWN, UP
 from harmonize.tracking.metric import Metric
 from harmonize.tracking.results import Results
 
@@ -108,7 +112,10 @@ def test_gaps_are_told(table: Table) -> None:
     assert "utility (target, gold, bidirectional)" in notes
     assert "relearn (target, gold, bidirectional, duet)" in notes
     assert "time" not in notes
-    assert "Prefilled views in training: none: duet; random: bidirectional." in notes
+    told = views_note(table.rows)
+    assert told == "Prefilled views in training: none: duet; random: bidirectional."
+    assert told not in notes  # a column where there is room for one
+    assert told in rendered(table, 400) and "Prefilled" not in to_latex([table], [])
 
 
 def test_terminal_fits_80_columns_and_marks_the_best(table: Table) -> None:
@@ -210,19 +217,17 @@ def test_small_negative_numbers_do_not_print_as_minus_zero() -> None:
 def test_compare(table: Table) -> None:
     table.rows[-1].prefill = "random"
     # 0.02 against 0.40, standard error sqrt(0.02**2 / 3 + 0.2**2 / 3) = 0.116: more than two errors apart.
-    assert (
-        compare(table, "forget_accuracy", "bidirectional", "duet", lower=True) == "holds: 0.02 against 0.40"
-    )
-    assert compare(table, "forget_accuracy", "duet", "bidirectional", lower=True).startswith("does not hold")
-    assert compare(table, "neighbor_accuracy", "bidirectional", "duet", lower=False).startswith("undecided")
-    assert compare(table, "utility_accuracy", "bidirectional", "duet", lower=False) == (
+    assert compare(table, "forget_accuracy", "bidirectional", "duet", DOWN) == "holds: 0.02 against 0.40"
+    assert compare(table, "forget_accuracy", "duet", "bidirectional", DOWN).startswith("does not hold")
+    assert compare(table, "neighbor_accuracy", "bidirectional", "duet", UP).startswith("undecided")
+    assert compare(table, "utility_accuracy", "bidirectional", "duet", UP) == (
         "not tested: no single row 'bidirectional' with utility_accuracy"
     )
-    assert "no single row 'npo'" in compare(table, "forget_accuracy", "npo", "duet", lower=True)
+    assert "no single row 'npo'" in compare(table, "forget_accuracy", "npo", "duet", DOWN)
 
 
 def test_compare_needs_equal_views(table: Table) -> None:
-    found = compare(table, "forget_accuracy", "bidirectional", "duet", lower=True)
+    found = compare(table, "forget_accuracy", "bidirectional", "duet", DOWN)
     assert found == "not tested: trained on different views (random and none)"
 
 
@@ -290,4 +295,4 @@ def test_of_several_rows_of_a_method_the_plain_one_is_compared(
             )
     (table,) = build_tables(load_study(tmp_path))
     assert [row.label for row in table.rows] == ["bidirectional", "bidirectional ~push", "duet"]
-    assert compare(table, "asr_worst", "bidirectional", "duet", lower=True) == "holds: 0.11 against 0.50"
+    assert compare(table, "asr_worst", "bidirectional", "duet", DOWN) == "holds: 0.11 against 0.50"

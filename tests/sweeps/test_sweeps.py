@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -364,6 +365,19 @@ def test_what_another_process_finished_is_told(
     assert status(path) == 0 and [c.seed for c in work] == [1, 0]
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert [line.split("/")[0] for line in lines] == ["[1", "[2"] and "seed1" in lines[1]
+
+
+def test_what_a_sweep_adds_to_its_runs_is_little(work: list[Any], tmp_path: Path) -> None:
+    """benchmarks/sweep_overhead.py measures it on real runs; here they cost nothing but their composition."""
+    file = write(tmp_path / "many.yaml", "# What does it cost?\nsweep: {seed: [0, 1, 2, 3]}\n")
+    began = time.process_time()
+    compose_config("unlearn", [])
+    composing = time.process_time() - began
+    began = time.process_time()
+    assert status(file, "--quiet") == 0
+    added = (time.process_time() - began) / 4 - composing
+    assert len(work) == 4
+    assert added < 1.0  # 5 % of a run of 20 CPU seconds, the quickest of the sandbox
 
 
 def test_listing_runs_nothing(work: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

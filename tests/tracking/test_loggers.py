@@ -296,7 +296,10 @@ def test_without_room_for_wandb_the_run_goes_on(
         raise OSError(28, "No space left on device")
 
     roomy = build_tracker(settings(), tmp_path / "roomy")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    # a disk of its own that is full, where the run has room
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: SimpleNamespace(free=100 if Path(path).name == "wandb" else 2**40)
+    )
     sync, told = roomy.close()
     assert "wandb sync" in sync and "may be cut short" in told
     monkeypatch.setattr(wandb, "init", full)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from harmonize.errors import RunError
 from harmonize.tracking import files
-from harmonize.tracking.metric import METRIC_NAMES, Metric, higher_is_better
+from harmonize.tracking.direction import DOWN, UP
+from harmonize.tracking.metric import METRIC_NAMES, Metric, direction_of
 from harmonize.tracking.results import (
     SCHEMA_VERSION,
     Results,
@@ -31,6 +32,7 @@ metrics = st.builds(
     ci_low=st.none() | numbers,
     ci_high=st.none() | numbers,
     higher_is_better=st.booleans(),
+    best=st.none() | numbers,
 )
 blocks = st.dictionaries(st.text(min_size=1), metrics, max_size=4)
 containers = st.recursive(
@@ -94,6 +96,7 @@ def test_numbers_that_are_not_finite_are_written_as_null(tmp_path: Path) -> None
         ({"metrics": {"asr_worst": {"value": 0.5, "n": 3}}}, "asr_worst: missing higher_is_better"),
         ({"metrics": {"a": {"value": "x", "n": 3, "higher_is_better": True}}}, "a.value"),
         ({"metrics": {"a": {"value": 1, "n": -3, "higher_is_better": True}}}, "a.n"),
+        ({"metrics": {"a": {"value": 1, "n": 3, "higher_is_better": True, "best": "0.5"}}}, "a.best"),
         (
             {"target_metrics": {"a": {"value": 1, "n": 3, "higher_is_better": "up"}}},
             "target_metrics'.a.higher",
@@ -161,11 +164,11 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_directions() -> None:
     assert len(METRIC_NAMES) == 12
-    assert not METRIC_NAMES["asr_heldout_worst"]
-    assert METRIC_NAMES["utility_accuracy"]
-    assert not higher_is_better("neighbor_refusal_rate_trained")
-    assert higher_is_better("neighbor_accuracy_trained")
-    assert not higher_is_better("something_new", default=False)
+    assert METRIC_NAMES["asr_heldout_worst"] == DOWN
+    assert METRIC_NAMES["utility_accuracy"] == UP
+    assert direction_of("neighbor_refusal_rate_trained") == DOWN
+    assert direction_of("neighbor_accuracy_trained") == UP
+    assert direction_of("something_new", DOWN) == DOWN
 
 
 def test_build_results_adds_the_environment(tmp_path: Path) -> None:

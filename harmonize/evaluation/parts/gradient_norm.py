@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from harmonize.evaluation.likelihood import Pair, target_log_probs
-from harmonize.evaluation.parts.membership import Against, area_metric, pairs_of
+from harmonize.evaluation.parts.membership import NOTHING_LEFT, Against, area_metric, pairs_of
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import NotMeasured, Scene
 from harmonize.models.batching import batched
 from harmonize.models.head import evaluating
+from harmonize.tracking.direction import Better
 
 NAME = "mia_gradient_norm_auc"
 
@@ -42,9 +43,9 @@ class GradientNorm(Against):
             found.append(f"{at}.p={self.p}: the order of a norm is at least 1. For example {at}.p=2.")
         return found
 
-    def figures(self) -> dict[str, bool]:
+    def figures(self) -> Mapping[str, Better]:
         """One."""
-        return {NAME: False}
+        return {NAME: NOTHING_LEFT}
 
     def measure(self, scene: Scene) -> Report:
         """One backward pass per text; gradients and modes are left as they were."""

@@ -48,7 +48,7 @@ class Answer:
 
 def nothing_yet(part: Part) -> Report:
     """A report in which every figure of the part is still not measured."""
-    return Report({name: Metric(None, 0, None, None, up) for name, up in part.figures().items()})
+    return Report({name: Metric.of(None, 0, better=up) for name, up in part.figures().items()})
 
 
 def inner_model(scene: Scene) -> Any:

@@ -246,7 +246,7 @@ def _add(report: Report, found: Any, loaded: Loaded, scene: Scene, role: str) ->
 def _measured(scene: Scene, name: str, found: Metric, shares: Sequence[tuple[float, str]]) -> Metric:
     """With an interval: by bootstrap where the figure is the mean over its rows, else by the standard error."""
     if shares:
-        own = scene.mean(name, [v for v, _ in shares], [s for _, s in shares], found.higher_is_better)
+        own = scene.mean(name, [v for v, _ in shares], [s for _, s in shares], found.direction)
         if abs((own.value or 0.0) - (found.value or 0.0)) < 1e-9:
             return replace(found, ci_low=own.ci_low, ci_high=own.ci_high)
     if found.stderr is None or found.value is None:

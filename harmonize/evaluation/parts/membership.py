@@ -25,7 +25,10 @@ from harmonize.evaluation.scores.membership import (
     zlib_score,
 )
 from harmonize.evaluation.suite import Part, Scene, Series
+from harmonize.tracking.direction import Better, towards
 from harmonize.tracking.metric import Metric
+
+NOTHING_LEFT, NO_LEAK = towards(0.5), towards(0.0)  # of an area, and of PrivLeak
 
 LOSS, ZLIB, REFERENCE, MIN_K, MIN_K_PLUS_PLUS = "loss", "zlib", "reference", "min_k", "min_k_plus_plus"
 ATTACKS = (LOSS, ZLIB, REFERENCE, MIN_K, MIN_K_PLUS_PLUS)
@@ -102,9 +105,9 @@ class Membership(Against):
         found = share_problems(at, self.k, "k") + share_problems(at, self.privleak_k, "privleak_k")
         return found + super().problems(at)
 
-    def figures(self) -> dict[str, bool]:
+    def figures(self) -> Mapping[str, Better]:
         """One of each attack."""
-        return {f"mia_{a}_auc": False for a in ATTACKS}
+        return {f"mia_{a}_auc": NOTHING_LEFT for a in ATTACKS}
 
     def measure(self, scene: Scene) -> Report:
         """One forward per batch of both sets."""
@@ -166,7 +169,7 @@ def compare_sets(
     for attack in attacks:
         name = f"{prefix}mia_{attack}_auc"
         if attack not in scores:
-            report.metrics[name] = Metric(None, 0, None, None, False)
+            report.metrics[name] = Metric.of(None, 0, better=NOTHING_LEFT)
             report.notes.append(
                 f"Not measured: {name}: it compares with a model that never saw the forget set. Give its record: "
                 "suite.reference=<run folder>."
@@ -203,7 +206,7 @@ def area_metric(
     """AUC of the scores of both sets, members first, with its interval; value None where a set is empty."""
     left, right = values[: len(members)], values[len(members) :]
     if not left or not right:
-        return Metric(None, 0, None, None, False)
+        return Metric.of(None, 0, better=NOTHING_LEFT)
     interval = auc_interval(
         left,
         right,
@@ -214,7 +217,7 @@ def area_metric(
         key=(name, scene.seed),
     )
     low, high = interval or (None, None)
-    return Metric(auc(left, right), len(values), low, high, False)
+    return Metric.of(auc(left, right), len(values), low, high, better=NOTHING_LEFT)
 
 
 def _leak(
@@ -233,13 +236,13 @@ def _leak(
             if base is not None and base >= 1.0
             else "it compares with a model that never saw the forget set. Give its record: suite.reference=<run folder>"
         )
-        report.metrics[name] = Metric(None, 0, None, None, True)
+        report.metrics[name] = Metric.of(None, 0, better=NO_LEAK)
         report.notes.append(f"Not measured: {name}: {why}.")
         return
     ends = [v for v in (own.ci_low, own.ci_high) if v is not None]
     turned = sorted(priv_leak(v, base) for v in ends)
     low, high = (turned[0], turned[1]) if len(turned) == 2 else (None, None)
-    report.metrics[name] = Metric(priv_leak(own.value, base), own.n, low, high, True)
+    report.metrics[name] = Metric.of(priv_leak(own.value, base), own.n, low, high, better=NO_LEAK)
 
 
 def reference_area(reference: Series | None, members: Sequence[Text], others: Sequence[Text]) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ from harmonize.data.example import Example
 from harmonize.data.records import Passage
 from harmonize.data.sources import muse
 from harmonize.errors import DataError, did_you_mean
-from harmonize.evaluation.parts.membership import MIN_K, Text, compare_sets, share_problems
+from harmonize.evaluation.parts.membership import MIN_K, NO_LEAK, Text, compare_sets, share_problems
 from harmonize.evaluation.parts.rows import (
     content_key,
     examples_in,
@@ -26,12 +26,13 @@ from harmonize.evaluation.parts.rows import (
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import Ids, Part, Scene
 from harmonize.evaluation.text import rouge_l_f, rouge_l_recall
+from harmonize.tracking.direction import Better
 
 VERBMEM, KNOWMEM, PRIVLEAK = "verbmem", "knowmem", "privleak"
-_FIGURES = {
+_FIGURES: dict[str, dict[str, Better]] = {
     VERBMEM: {"muse_verbmem_f": False},
     KNOWMEM: {"muse_knowmem_f": False, "muse_knowmem_r": True},
-    PRIVLEAK: {"muse_privleak": True},
+    PRIVLEAK: {"muse_privleak": NO_LEAK},
 }
 SETS = tuple(_FIGURES)
 # A greedy continuation goes on with the next question of its own making.
@@ -85,7 +86,7 @@ class Muse(Part):
             )
         return found + share_problems(at, self.k, "k")
 
-    def figures(self) -> dict[str, bool]:
+    def figures(self) -> Mapping[str, Better]:
         """Those of the sets that are read."""
         return {name: up for s in self.sets for name, up in _FIGURES[s].items()}
 

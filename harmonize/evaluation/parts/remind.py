@@ -14,12 +14,13 @@ from harmonize.data.corpus import Corpus
 from harmonize.data.example import Role
 from harmonize.evaluation.intervals import generator
 from harmonize.evaluation.likelihood import Pair
-from harmonize.evaluation.parts.membership import Text, area_metric, read_texts
+from harmonize.evaluation.parts.membership import NOTHING_LEFT, Text, area_metric, read_texts
 from harmonize.evaluation.parts.rows import content_key, limited, role_problems, shown_facts
 from harmonize.evaluation.probing import grouped_probabilities
 from harmonize.evaluation.report import Report, curve
 from harmonize.evaluation.scores.landscape import NAMES, Landscape, landscape
 from harmonize.evaluation.suite import NotMeasured, Part, Scene
+from harmonize.tracking.direction import Better
 from harmonize.tracking.metric import Metric
 
 PANEL = "loss landscape"
@@ -90,9 +91,9 @@ class Remind(Part):
             )
         return found
 
-    def figures(self) -> dict[str, bool]:
+    def figures(self) -> Mapping[str, Better]:
         """The landscape around both roles, and the two areas."""
-        found = {"remind_auc": False, "remind_gold_auc": False}
+        found: dict[str, Better] = {"remind_auc": NOTHING_LEFT, "remind_gold_auc": NOTHING_LEFT}
         for role in (Role.FORGET, self.versus):
             found |= {f"remind_{role}_{name}": _up(role, name) for name in _REPORTED}
         return found
@@ -223,7 +224,7 @@ class Remind(Part):
         y = np.asarray([1] * len(left) + [0] * len(right))
         scores = grouped_probabilities(x, y, [t.subject for t, _ in rows], self.folds)
         if scores is None:
-            return Metric(None, 0, None, None, False)
+            return Metric.of(None, 0, better=NOTHING_LEFT)
         return area_metric(scene, name, scores[:, 1].tolist(), [t for t, _ in left], [t for t, _ in right])
 
     def _three(self, sets: Sequence[Sequence[tuple[Text, Landscape]]]) -> Metric:
@@ -233,14 +234,15 @@ class Remind(Part):
         x, y = np.asarray([e.features() for _, _, e in rows]), np.asarray([n for n, _, _ in rows])
         scores = grouped_probabilities(x, y, [t.subject for _, t, _ in rows], self.folds)
         if scores is None:
-            return Metric(None, 0, None, None, False)
-        return Metric(float(roc_auc_score(y, scores, multi_class="ovr")), len(rows), None, None, False)
+            return Metric.of(None, 0, better=NOTHING_LEFT)
+        area = float(roc_auc_score(y, scores, multi_class="ovr"))
+        return Metric.of(area, len(rows), better=NOTHING_LEFT)
 
     def _against_gold(self, scene: Scene, report: Report, forget: Sequence[tuple[Text, Landscape]]) -> None:
         name = "remind_gold_auc"
         known: Mapping[str, Mapping[str, float]] = scene.reference or {}
         if any(n not in known for n in NAMES):
-            report.metrics[name] = Metric(None, 0, None, None, False)
+            report.metrics[name] = Metric.of(None, 0, better=NOTHING_LEFT)
             report.notes.append(
                 f"Not measured: {name}: it compares with a model that never saw the forget set. Give its record: "
                 "suite.reference=<run folder>."

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from harmonize.reporting.columns import COLUMNS, DECIMALS, FRONT
+from harmonize.reporting.markup.elements import join, tag, words
+from harmonize.reporting.markup.tables import plain
 from harmonize.reporting.page import charts, tables
 from harmonize.reporting.page.charts import Line, chart_grid, figure
 from harmonize.reporting.page.gather import Chapter, Member, matrix, terms
-from harmonize.reporting.page.html import join, tag, words
 from harmonize.reporting.page.svg import Who, swatch
 from harmonize.reporting.radar import AXES, radar_values
 from harmonize.reporting.standing import FRONT_AXES
-from harmonize.reporting.table import COLUMNS, DECIMALS, FRONT, Row
+from harmonize.reporting.table import Row
 from harmonize.tracking.metric import METRIC_NAMES
 
 MOST_SMALL = 60  # small figures of one kind
@@ -101,7 +103,7 @@ def _front(chapter: Chapter) -> list[Markup]:
     if not judged:
         return []
     on = [m for m in judged if m.row.front]
-    names = [f"{_HEADERS[k]}\n{'1 - value' if not METRIC_NAMES[k] else 'value'}" for k in FRONT_AXES]
+    names = [f"{_HEADERS[k]}\n{METRIC_NAMES[k].turning}" for k in FRONT_AXES]
     lines = charts.parallel([(m.who, _turned(m.row)) for m in judged], names, label="Pareto front")
     listed = tag(
         "ul",
@@ -112,7 +114,7 @@ def _front(chapter: Chapter) -> list[Markup]:
     beaten = [(tag("span", words(m.who.label, 80), data_m=m.who.key), _beaten_by(m, on)) for m in off]
     heads = [("row", False), ("as good in all four, better in one", False)]
     title = f"Why {len(off)} {'is' if len(off) == 1 else 'are'} not on it"
-    why = tag("details", tag("summary", title), tables.plain(heads, beaten)) if off else None
+    why = tag("details", tag("summary", title), plain(heads, beaten)) if off else None
     told = f"{len(on)} of {len(judged)} rows: nobody is as good in all four figures and better in one."
     text = tag("div", tag("p", told), listed, why)
     return [
@@ -127,8 +129,7 @@ def _turned(row: Row) -> list[float]:
     for key in FRONT_AXES:
         cell = row.cells[key]
         assert cell is not None
-        value = round(cell.mean, DECIMALS)
-        found.append(value if METRIC_NAMES[key] else 1 - value)
+        found.append(METRIC_NAMES[key].turned(round(cell.mean, DECIMALS)))
     return found
 
 
@@ -150,7 +151,7 @@ def _scatters(chapter: Chapter) -> Markup | None:
                     (who, (a.mean, b.mean), [(across[s], up[s]) for s in across.keys() & up.keys()])
                 )
         if any(not who.look.isalpha() for who, _, _ in points):
-            better = (1 if METRIC_NAMES[x] else -1, 1 if METRIC_NAMES[y] else -1)
+            better = METRIC_NAMES[x], METRIC_NAMES[y]
             names = _HEADERS[x], _HEADERS[y]
             label = f"{names[0]} against {names[1]}"
             chart = charts.scatter(points, label=label, x=names[0], y=names[1], better=better)
@@ -171,9 +172,8 @@ def curves(chapter: Chapter) -> Markup | None:
             if f"val/{key}" in m.curves
         ]
         if found:
-            arrow = "↑" if METRIC_NAMES[key] else "↓"
             chart = charts.lines(found, label=f"{_HEADERS[key]} on val", x="step", dots=False)
-            panels.append(figure(f"{_HEADERS[key]} {arrow}", chart))
+            panels.append(figure(f"{_HEADERS[key]} {METRIC_NAMES[key].symbol}", chart))
     losses = [_losses(member) for member in chapter.members[:MOST_SMALL] if terms(member)]
     if not panels and not losses:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harmonize.reporting.escape import clean
-from harmonize.reporting.page.html import join, tag
+from harmonize.reporting.markup.elements import join, tag
 from harmonize.reporting.page.svg import (
     BOTTOM,
     HEIGHT,
@@ -32,7 +32,9 @@ from harmonize.reporting.page.svg import (
     three,
     ticks,
 )  # fmt: skip
+from harmonize.tracking.direction import DOWN, UP, Direction
 
+_CORNERS = {(DOWN, UP): "↖", (UP, UP): "↗", (DOWN, DOWN): "↙", (UP, DOWN): "↘"}
 _LETTER = 5.7  # pixels, of a label
 
 
@@ -94,7 +96,7 @@ def scatter(
     label: str,
     x: str,
     y: str,
-    better: tuple[int, int],
+    better: tuple[Direction, Direction],
     labelled: bool = True,
 ) -> Markup:
     """Means as shapes, single runs as dots; the border of what nobody beats as a dashed line.
@@ -104,7 +106,7 @@ def scatter(
     Args:
         points: Who, mean, the values of single runs.
         label, x, y: As in `lines`.
-        better: -1 or 1 for each axis: lower or higher is better.
+        better: Where better lies on each axis.
         labelled: Names stand beside those with a colour, where there is room.
     """
     left, right = _shares([a for _, (a, _), _ in points])
@@ -127,8 +129,8 @@ def scatter(
     for who, (a, b), _ in points if labelled else ():
         if not who.is_quiet and (text := _beside(who, across(a), up(b), placed)) is not None:
             named.append(text)
-    corner = f"better {'↖' if better == (-1, 1) else '↗' if better == (1, 1) else '↙'}"
-    note_x, anchor = (LEFT + 20, "start") if better[0] < 0 else (WIDTH - RIGHT - 4, "end")
+    corner = f"better {_CORNERS.get(better) or ' '.join(way.symbol for way in better)}"
+    note_x, anchor = (LEFT + 20, "start") if better[0] == DOWN else (WIDTH - RIGHT - 4, "end")
     note = tag("text", corner, class_="corner", x=note_x, y=HEIGHT - BOTTOM - 8, text_anchor=anchor)
     wide = [(across(t), short(t)) for t in ticks(left, right, 6)]
     return frame(label, [*grid_lines(up, low, high, y), *bottom(wide, x), note, *marks, *named])
@@ -251,16 +253,17 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def border(points: Sequence[Point], better: tuple[int, int]) -> list[Point]:
+def border(points: Sequence[Point], better: tuple[Direction, Direction]) -> list[Point]:
     """Corners of the staircase through the points that no other beats in both figures."""
     best = [
         p
         for p in set(points)
         if not any(
-            q != p and all(s * a >= s * b for a, b, s in zip(q, p, better, strict=True)) for q in points
+            q != p and all(way.merit(a) >= way.merit(b) for a, b, way in zip(q, p, better, strict=True))
+            for q in points
         )
     ]
-    best.sort(key=lambda p: -better[0] * p[0])  # from the best in x to the best in y
+    best.sort(key=lambda p: -better[0].merit(p[0]))  # from the best in x to the best in y
     corners: list[Point] = []
     for p in best:
         if corners:

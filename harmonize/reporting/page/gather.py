@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harmonize.reporting.columns import Column
 from harmonize.reporting.page.svg import SLOTS, Point, Who
 from harmonize.reporting.standing import SHIFT
 from harmonize.reporting.study import Group, Study, StudyRun
@@ -81,12 +82,16 @@ class Gathered:
     diagnosed: list[Diagnosed]
 
 
-def gather(study: Study) -> Gathered:
-    """Reads what the runs logged. Runs without metrics.csv have their looks at val from results.json."""
+def gather(study: Study, own: tuple[Column, ...] = ()) -> Gathered:
+    """Reads what the runs logged. Runs without metrics.csv have their looks at val from results.json.
+
+    Args:
+        own: Columns that stand before those that every table has.
+    """
     diagnosed = [d for run in study.runs for d in _diagnoses(run)]
     groups = [g for g in study.groups if any(r.results.command != DIAGNOSE for r in g.runs)]
     shown = Study(study.path, groups)
-    chapters = [_chapter(i, table, shown) for i, table in enumerate(build_tables(shown))]
+    chapters = [_chapter(i, table, shown) for i, table in enumerate(build_tables(shown, own))]
     for chapter in chapters:
         for member in chapter.members:
             _read(member)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 
 from markupsafe import Markup
 
+from harmonize.reporting.columns import DECIMALS, fixed
 from harmonize.reporting.effects import NOTE, EffectTable, shown
+from harmonize.reporting.escape import clean
+from harmonize.reporting.markup.document import asset, document
+from harmonize.reporting.markup.elements import join, tag, words
+from harmonize.reporting.markup.tables import notes, plain
 from harmonize.reporting.page import chapter as parts
 from harmonize.reporting.page import tables
 from harmonize.reporting.page.gather import Chapter, Diagnosed, Gathered
-from harmonize.reporting.page.html import join, tag, words
 from harmonize.reporting.page.questions import questions
 from harmonize.reporting.page.runs import what_was_run
 from harmonize.reporting.page.worst import Worst
-from harmonize.reporting.table import DECIMALS, fixed
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _LACKING = {
     "curves": "No run logged anything over training (metrics.csv is missing; logger=csv writes it).",
     "attacks": "No attack was measured.",
@@ -43,15 +42,16 @@ def build_page(
     with_text: bool,
     effects: Sequence[EffectTable] = (),
     claims: Sequence[str] = (),
+    published: Markup | None = None,
 ) -> str:
     """The page as text, complete in itself: style, script and figures are inside, and nothing else may be loaded.
 
     Args:
         found: The study. worst: What the samples tell, for each chapter.
         with_text: The page holds what was asked and said.
-        effects, claims: Of the study's experiment.
+        effects, claims, published: Of the study's experiment.
     """
-    script, style = _asset("page.js"), _asset("page.css")
+    script, style = (asset("harmonize.reporting.page", f"page.{kind}") for kind in ("js", "css"))
     name = found.study.path.resolve().name
     sections = [
         *(
@@ -59,39 +59,17 @@ def build_page(
             for each, one in zip(found.chapters, worst, strict=True)
         ),
         _added(effects, claims),
+        _section("published", "Published figures", published) if published else None,
         _diagnosed(found.diagnosed),
         _section("runs", "What was run", what_was_run(found.study)),
     ]
     body = [
         tag("header", tag("p", "Study", class_="kicker"), tag("h1", words(name, 120)), _lead(found)),
-        _contents(found, bool(effects or claims)),
+        _contents(found, bool(effects or claims), bool(published)),
         tag("main", *sections),
         tag("footer", "Written by harmonize report. Nothing on this page is loaded from elsewhere."),
     ]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"{_POLICY}; script-src 'sha256-{digest}'"
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", words_only(name)),
-        tag("style", Markup(style)),
-    ]
-    html = tag("html", tag("head", *head), tag("body", *body, tag("script", Markup(script))), lang="en")
-    return f"<!doctype html>\n{html}\n"
-
-
-def words_only(name: str) -> str:
-    """A title, which cannot hold elements."""
-    from harmonize.reporting.escape import clean
-
-    return f"{clean(name, 80)} – harmonize"
-
-
-def _asset(name: str) -> str:
-    return files("harmonize.reporting.page").joinpath(name).read_text(encoding="utf-8")
+    return document(f"{clean(name, 80)} – harmonize", body, style, script)
 
 
 def _lead(found: Gathered) -> Markup:
@@ -135,8 +113,15 @@ def _best(chapter: Chapter) -> Markup:
         if cell is None:
             continue
         who = words(best[0].who.label, 60) if len(best) == 1 else f"{len(best)} rows"
-        word = "Highest" if column.up else "Lowest"
-        said.append(join([f"{word} {column.header}: {fixed(round(cell.mean, DECIMALS))} (", who, "). "]))
+        said.append(
+            join(
+                [
+                    f"{column.better.superlative} {column.header}: {fixed(round(cell.mean, DECIMALS))} (",
+                    who,
+                    "). ",
+                ]
+            )
+        )
     return join(said)
 
 
@@ -144,9 +129,9 @@ def _chapter(chapter: Chapter, worst: Worst, named: bool, with_text: bool) -> Ma
     k = chapter.key
     said = [f"All rows begin with: {chapter.common}."] if chapter.common else []
     said += chapter.table.footnotes
-    notes = tag("ul", *(tag("li", words(note, 900)) for note in said), class_="note")
+    below = notes(said)
     inside = {
-        "table": join([tables.five_axes(chapter), notes]),
+        "table": join([tables.five_axes(chapter), below]),
         "trade": parts.trade_offs(chapter),
         "curves": parts.curves(chapter) or _lacking("curves"),
         "attacks": parts.attacks(chapter) or _lacking("attacks"),
@@ -166,7 +151,7 @@ def _section(place: str, title: str, inside: object) -> Markup:
     return tag("section", tag("h2", title), inside, id=place)
 
 
-def _contents(found: Gathered, added: bool) -> Markup:
+def _contents(found: Gathered, added: bool, published: bool) -> Markup:
     links: list[Markup] = []
     for chapter in found.chapters:
         own = [tag("a", title, href=f"#{place}-{chapter.key}") for place, title in _SECTIONS]
@@ -174,6 +159,8 @@ def _contents(found: Gathered, added: bool) -> Markup:
         links += [tag("span", tag("b", words(chapter.table.title, 60)), *own)] if several else own
     if added:
         links.append(tag("a", "Factors and claims", href="#added"))
+    if published:
+        links.append(tag("a", "Published figures", href="#published"))
     if found.diagnosed:
         links.append(tag("a", "Diagnoses", href="#diagnosed"))
     links.append(tag("a", "What was run", href="#runs"))
@@ -186,7 +173,7 @@ def _added(effects: Sequence[EffectTable], claims: Sequence[str]) -> Markup | No
     for table in effects:
         heads, rows = shown(table)
         cells = [[words(row[0]), *row[1:]] for row in rows]
-        drawn = tables.plain([(head, i > 0) for i, head in enumerate(heads)], cells)
+        drawn = plain([(head, i > 0) for i, head in enumerate(heads)], cells)
         inside += [tag("h3", words(table.title)), drawn]
     if effects:
         inside.append(tag("p", NOTE, class_="note"))

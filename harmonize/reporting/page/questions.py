@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from harmonize.reporting.page import tables
-from harmonize.reporting.page.html import join, tag, words
+from harmonize.reporting.columns import fixed
+from harmonize.reporting.markup.elements import join, tag, words
+from harmonize.reporting.markup.tables import plain
 from harmonize.reporting.page.worst import Asked, Worst
-from harmonize.reporting.table import fixed
 
 MOST_WORST = 20
 
@@ -62,7 +62,7 @@ def _forget_table(rows: Sequence[Asked], with_text: bool) -> Markup:
         body.append([words(a.example, 60), "yes" if a.trained else "held out",
                      (f"{a.leaked} of {a.runs} runs", f"{share:.4f}"), plainly, words(by, 120),
                      *([_said(a)] if with_text else [])])  # fmt: skip
-    return tables.plain(heads, body)
+    return plain(heads, body)
 
 
 def _other_table(rows: Sequence[Asked], with_text: bool) -> Markup:
@@ -73,7 +73,7 @@ def _other_table(rows: Sequence[Asked], with_text: bool) -> Markup:
          (fixed(a.refusals), f"{a.refusals:.4f}"), str(a.runs), *([_said(a)] if with_text else [])]
         for a in rows
     ]  # fmt: skip
-    return tables.plain(heads, body)
+    return plain(heads, body)
 
 
 def _said(asked: Asked) -> Markup:

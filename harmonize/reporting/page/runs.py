@@ -10,10 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from harmonize.errors import RunError
-from harmonize.reporting.page import tables
-from harmonize.reporting.page.html import join, tag, words
+from harmonize.reporting.columns import GAP, duration, size
+from harmonize.reporting.markup.elements import join, tag, words
+from harmonize.reporting.markup.tables import plain
 from harmonize.reporting.study import Study, StudyRun, is_ignored
-from harmonize.reporting.table import GAP, duration, size, unlearning_time
+from harmonize.reporting.table import unlearning_time
 from harmonize.tracking.loggers import without_home
 from harmonize.tracking.results import STATUS, read_json
 
@@ -51,7 +52,7 @@ def _runs(study: Study) -> Markup:
             ])  # fmt: skip
             if status.get("command"):
                 commands.append(tag("code", words(without_home(str(status["command"])), 600)))
-    shown = tables.plain(heads, rows, "list runs")
+    shown = plain(heads, rows, "list runs")
     found = tag("details", tag("summary", f"{len(rows)} runs"), shown, open="" if len(rows) <= 12 else None)
     if not commands:
         return found
@@ -91,7 +92,7 @@ def _configuration(runs: Sequence[StudyRun]) -> Markup:
     text = tag("pre", "\n".join(str(words_of(line)) for line in shared[:_SETTINGS]))
     parts = []
     if rows:
-        table = tables.plain([("key", False), ("values (runs)", False)], rows)
+        table = plain([("key", False), ("values (runs)", False)], rows)
         parts.append(tag("details", tag("summary", f"{len(rows)} keys that vary"), table))
     parts.append(tag("details", tag("summary", f"{len(shared)} keys that all runs share"), text))
     return join(parts)

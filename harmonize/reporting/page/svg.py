@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harmonize.reporting.escape import clean
-from harmonize.reporting.page.html import number, tag
+from harmonize.reporting.markup.elements import number, tag
 
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 40, 14, 12, 38

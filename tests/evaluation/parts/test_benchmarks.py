@@ -103,6 +103,8 @@ def test_muse_of_a_model_that_remembers_all(muse: Path) -> None:
     target = measure(part, muse_model(muse, *everything), reference=kept)
     found = values(target)
     assert found["muse_verbmem_f"] == found["muse_knowmem_f"] == found["muse_knowmem_r"] == 1.0
+    ways = [target.metrics[n].direction.symbol for n in ("muse_privleak", "muse_mia_min_k_auc")]
+    assert ways == ["→0", "→0.5"]
     assert found["muse_mia_min_k_auc"] == 1.0 and found["muse_privleak"] == pytest.approx(-100.0)
     said = next(s for s in target.samples if s["attack"] == "part/knowmem_f")
     assert said["output"] == said["reference"] == "amber forget_qa" and said["verdict"] == "correct"

@@ -21,6 +21,7 @@ from harmonize.evaluation.questions import ask
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import Passes, Scene, measure_parts
 from harmonize.evaluation.surface import as_surface
+from harmonize.tracking.direction import Direction
 from tests.evaluation import oracle, worlds
 from tests.evaluation.knowers import trained
 from tests.evaluation.parts.scenes import measure, values
@@ -78,8 +79,9 @@ def test_the_lens_reads_a_known_answer_and_no_unknown_one(found) -> None:
 def test_figures_are_named_beforehand_with_their_direction(found) -> None:
     for part in PARTS:
         for reports in found:
-            metrics = {n: m.higher_is_better for n, m in reports[type(part)].metrics.items()}
-            assert metrics.items() >= part.figures().items(), type(part)
+            metrics = {n: m.direction for n, m in reports[type(part)].metrics.items()}
+            declared = {n: Direction.of(better) for n, better in part.figures().items()}
+            assert metrics.items() >= declared.items(), type(part)
             assert set(metrics) - set(part.figures()) == set(), type(part)
 
 

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from harmonize.reporting.escape import clean
 
-_VOID = frozenset(("br", "meta", "circle", "line", "path", "polygon", "polyline", "rect", "use"))
+_VOID = frozenset(("br", "img", "meta", "circle", "line", "path", "polygon", "polyline", "rect", "use"))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
