@@ -27,7 +27,7 @@ from harmonize.models.generate import Progress
 from harmonize.models.head import Head, answer_states, evaluating, output_layer
 from harmonize.models.lora import adapters_off, has_adapters
 from harmonize.models.store import RAM_BYTES, open_array, write_folder
-from harmonize.models.teacher import model_numerics, read_arrays, to_fp16
+from harmonize.models.teacher import kept_arrays, model_numerics, read_arrays, to_fp16
 
 FORMAT = "reference-1"  # part of the key
 Key = tuple[tuple[int, ...], tuple[int, ...]]
@@ -207,7 +207,7 @@ def build_reference(
         nonlocal forwards
         forwards = _fill(work, model, frozen, keys, ends, kept, numbers, pad_id, batch_size, progress)
 
-    arrays = read_arrays(folder, key)
+    arrays = kept_arrays("reference", folder, key)
     if arrays is None:
         write_folder(folder, key, fill)
         arrays = read_arrays(folder, key)
