@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import peers, sections
+from benchmarks import peers, sections, studies
 from benchmarks.arms import (
     PAD,
     SHAPES,
@@ -150,6 +150,7 @@ SECTIONS: Mapping[str, tuple[Section, float]] = {
     "v1": (v1, 600),
     "p1": (p1, 400),
     "linear": (linear, 600),
+    "r1": (studies.r1, 900),
 }
 
 

@@ -81,6 +81,7 @@ BARS: Mapping[str, Sequence[Bar]] = {
         Bar("build", "forward", 1.15),
         Bar("build, shared prefix", "forward", 0.80, where={"prefix": 32}),
         Bar("twice the rows", "step", 2.20),
+        Bar("one study", "single runs", 0.85, of="CPU seconds"),
     ],
     "evaluating": [
         Bar("question once", "a row an option", 0.25),
@@ -113,6 +114,8 @@ def ratios(kept: str, *sections: str) -> str:
 def _shape(row: Row) -> str:
     if row["section"] == "s3":
         return f"{row['answers']} answers, H {row['hidden']}, V {row['vocabulary']}, K {row['k']}, head {row['head']}"
+    if row["section"] == "r1":
+        return f"{row['runs']} sandbox runs of {row['steps']} steps"
     parts = [f"{row['rows']}, {row['tokens']}, {row['answers']}"]
     parts += [row["method"]] if "method" in row else []
     parts += [row["shape"]] if "shape" in row else []

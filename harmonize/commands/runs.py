@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from harmonize.errors import ConfigError, HarmonizeError
+from harmonize.warm import kept
 
 # Hydra's flags that take a value; the others stand alone.
 _WITH_VALUE = frozenset(
@@ -99,7 +101,8 @@ def run(command: str, argv: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mask = os.umask(0o077)  # what a model says about forgotten things is for its owner alone
     try:
-        jobs.run_hydra(command, arguments.flags, arguments.overrides)
+        with kept() if multirun and not question else nullcontext():  # what its jobs load alike
+            jobs.run_hydra(command, arguments.flags, arguments.overrides)
     except jobs.JobFailed as error:
         if not jobs.failures:
             message, *where = map(str, error.args)  # of a job in another process
@@ -125,6 +128,7 @@ def check_first(command: str, arguments: Arguments, multirun: bool) -> None:
         ConfigError: All problems found.
     """
     from harmonize.config.compose import compose_config
+    from harmonize.config.compositions import Compositions
     from harmonize.config.plugins import plugin_problems
 
     if problems := plugin_problems(arguments.overrides, multirun, arguments.config_dirs):
@@ -132,9 +136,10 @@ def check_first(command: str, arguments: Arguments, multirun: bool) -> None:
     if not multirun:
         compose_config(command, arguments.overrides, config_dirs=arguments.config_dirs)
         return
+    compositions = Compositions(arguments.config_dirs)
     for overrides in expand(arguments.overrides):
         try:
-            compose_config(command, overrides, config_dirs=arguments.config_dirs, check=False)
+            compositions.compose(command, overrides, check=False)
         except ConfigError as error:
             problems += error.problems
     if problems:

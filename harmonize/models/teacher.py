@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harmonize import warm
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ModelError, RunError
@@ -153,7 +154,7 @@ def build_teacher_cache(
         targets.update((r.example_id, r.target or ()) for r in complete())
         tensors.update(fill_teacher(work, teacher, frozen, complete(), mode, kept, progress))
 
-    arrays = read_arrays(folder, key)
+    arrays = kept_arrays("teacher", folder, key)
     if arrays is None:
         write_folder(folder, key, fill, names=names)
         arrays = {} if tensors else read_arrays(folder, key)  # small ones are still here
@@ -291,6 +292,12 @@ def read_arrays(folder: Path, key: str) -> dict[str, np.ndarray] | None:
         _log.warning("The cache %s is damaged (%s) and is built again.", folder, error)
         remove_folder(folder)
         return None
+
+
+def kept_arrays(place: str, folder: Path, key: str) -> dict[str, np.ndarray] | None:
+    """`read_arrays`; of one folder they stay in memory for the next run of this process (`harmonize.warm`)."""
+    header = warm.files_of(folder / "header.json")
+    return warm.keep(place, [str(folder), key, header] if header else None, lambda: read_arrays(folder, key))
 
 
 def _live_head(teacher: FrozenTeacher, head: Head) -> Head:

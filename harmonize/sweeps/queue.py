@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonize.config import names
-from harmonize.config.compose import compose_config
+from harmonize.config.compositions import Compositions
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ConfigError, HarmonizeError, Interrupted, RunError
 from harmonize.reporting.study import flatten, is_ignored
@@ -76,6 +76,9 @@ class Queue:
     config_dirs: Sequence[str] = ()
     _found: dict[str, Path] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._compositions = Compositions(self.config_dirs)
+
     def entries(self, jobs: Sequence[Job], note: Callable[[int, int], None] | None = None) -> list[Entry]:
         """The jobs with their folders and states.
 
@@ -116,9 +119,7 @@ class Queue:
         overrides = [*job.overrides, f"study={self.study.name}", f"paths.runs={self.study.parent}"]
         key = self._remembered(job)
         if key is None:
-            key = content_key(
-                plain_config(compose_config(job.command, overrides, config_dirs=self.config_dirs))
-            )
+            key = content_key(plain_config(self._compositions.compose(job.command, overrides)))
             self._remember(job, key)
         folder = self._found.get(key)
         if folder is None:
@@ -178,11 +179,7 @@ class Queue:
         try:
             with _captured(entry.folder / LOG), _command_line(entry.job.command, overrides):
                 runner(entry.job.command)(
-                    compose_config(
-                        entry.job.command,
-                        [*overrides, *(again if state else [])],
-                        config_dirs=self.config_dirs,
-                    ),
+                    self._compositions.compose(entry.job.command, [*overrides, *(again if state else [])]),
                     entry.folder,
                 )
         except Interrupted:

@@ -32,6 +32,7 @@ REMOVED, KEPT = "removed", "kept"
 _FOLDER = ".search"
 _JOURNAL = "search.journal"
 _STUDY = "harmonize"
+_SPARED = 4  # one in so many trials may fail and be replaced
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Path | None]]
 
@@ -60,7 +61,8 @@ class Search:
         folder: Of the study.
         overrides: What is searched and what is fixed, as on the command line.
         objectives: Metric, `removed` or `kept` -> minimize or maximize.
-        n_trials: Trials in all, over all processes; those that were lost with their process do not count.
+        n_trials: Trials in all, over all processes, that end with figures. Another takes the place of one that failed,
+            a quarter of `n_trials` at most; those that were lost with their process do not count.
         n_jobs: Trials that this process asks for at once.
         sampler: tpe, nsgaii or random.
         seed: Decides every suggestion, together with the trial's number and the trials before it.
@@ -179,11 +181,13 @@ class Search:
 
         with locked(self.folder / _FOLDER / "lock"):
             self._take_over(study)
-            counted = [
-                t for t in study.trials if t.state != TrialState.WAITING and not t.user_attrs.get("lost")
-            ]
+            begun = [t for t in _own(study) if t.state != TrialState.WAITING]
+            spared = max(1, self.n_trials // _SPARED)  # further trials in place of failed ones
+            missing = min(
+                self.n_trials - len(begun) + len(_failed(study)), self.n_trials + spared - len(begun)
+            )
             trials = []
-            for _ in range(min(self.n_jobs, self.n_trials - len(counted))):
+            for _ in range(min(self.n_jobs, missing)):
                 trial = study.ask(self.space)
                 trial.set_user_attr("worker", me)
                 trials.append(trial)
@@ -231,10 +235,10 @@ class Search:
                 "shortfall": sum(t.constraints.values()) if t.values else None,
                 "rejected": bool(t.user_attrs.get("rejected")),
                 "folder": t.user_attrs.get("folder"),
+                **({"error": t.user_attrs["error"]} if "error" in t.user_attrs else {}),
                 "front": t.number in front,
             }
-            for t in study.get_trials(deepcopy=False)
-            if not t.user_attrs.get("lost")
+            for t in _own(study)
         ]
         RunFolder(self.folder, command="").write_json(
             RECORD, {"objectives": self.objectives, "trials": trials}
@@ -243,8 +247,19 @@ class Search:
 
     def _close(self, study: Any) -> list[dict[str, Any]]:
         front = self._record(study)
-        count = sum(not t.user_attrs.get("lost") for t in study.get_trials(deepcopy=False))
-        say(f"Front of {self.folder}: {len(front)} of {count} trials, within their floors and unsurpassed.")
+        failed = _failed(study)
+        done = len(_own(study)) - len(failed)
+        say(f"Front of {self.folder}: {len(front)} of {done} trials, within their floors and unsurpassed.")
+        if failed:
+            say(
+                f"{len(failed)} further trial{'s' * (len(failed) > 1)} failed ({RECORD} names them), the last one: "
+                f"{failed[-1].user_attrs.get('error', 'it was lost')}"
+            )
+        if done < self.n_trials:
+            say(
+                f"{done} of {self.n_trials} trials have figures, and no more are tried in place of failed ones. Mend "
+                "the cause and raise hydra.sweeper.n_trials to go on, or choose another study=<name>."
+            )
         for trial in sorted(front, key=lambda t: list(t["values"].values())):
             say(
                 f"  {_figures(self.objectives, list(trial['values'].values()))}  {' '.join(trial['overrides'])}"
@@ -253,6 +268,15 @@ class Search:
         if any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
             say(f"Next: harmonize reproduce-paper-table --study {self.folder}")
         return front
+
+
+def _own(study: Any) -> list[Any]:
+    """All trials but those that were lost with their process."""
+    return [t for t in study.get_trials(deepcopy=False) if not t.user_attrs.get("lost")]
+
+
+def _failed(study: Any) -> list[Any]:
+    return [t for t in _own(study) if t.state.name == "FAIL"]
 
 
 def outcome(folder: Path, objectives: Mapping[str, str]) -> Outcome:

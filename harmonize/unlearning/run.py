@@ -40,6 +40,7 @@ from harmonize.unlearning.finish import build_finish
 from harmonize.unlearning.fit import resumed_step
 from harmonize.unlearning.follow import follow
 from harmonize.unlearning.forward import named_blocks
+from harmonize.unlearning.gold import gold_figures
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.setup import (
     load_corpus,
@@ -208,7 +209,7 @@ class _Run:
         cfg, corpus = self.cfg, self.corpus
         start = {"load_in_4bit": cfg.peft.load_in_4bit}
         self.evaluations.stand_beside(TARGET, loaded.digest, lambda: load_target(cfg, corpus, None, start))
-        gold = self._gold()
+        gold = gold_figures(cfg, corpus, self.evaluations, loaded, self._axes)
         self.evaluations.refer_to(gold)
         target = self.evaluations.cached(loaded, "target", self.cfg.split, axes=self._axes)
         target_val = self.evaluations.cached(loaded, "target", split="val", axes=VAL_AXES)
@@ -315,14 +316,6 @@ class _Run:
             for text in self.warnings:
                 warn(text)
         return figures
-
-    def _gold(self) -> Figures | None:
-        name = self.cfg.model.gold
-        if not name:
-            return None
-        gold = load_target(self.cfg, self.corpus, name)
-        self.evaluations.stand_beside(GOLD, gold.digest, lambda: load_target(self.cfg, self.corpus, name))
-        return self.evaluations.cached(gold, "gold model", self.cfg.split, axes=self._axes)
 
     def _close(self, results: Any, lines: list[str]) -> None:
         run_table(results)

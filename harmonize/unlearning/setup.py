@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from omegaconf import OmegaConf
 
+from harmonize import warm
 from harmonize.console import say
 from harmonize.data.corpus import Corpus
 from harmonize.data.read import read_turn
@@ -74,7 +75,17 @@ def load_corpus(cfg: Any) -> Corpus:
     Raises:
         DataError: The data cannot be read, or has no such request.
     """
-    corpus = read_turn(cfg)
+    corpus = warm.keep("data set", _data_identity(cfg), lambda: read_turn(cfg))
     for note in corpus.notes:
         say(f"Note: {note}")
     return corpus
+
+
+def _data_identity(cfg: Any) -> list[Any] | None:
+    """What reading the data depends on, or None where a reader from outside the package may read anything."""
+    if not warm.keeping() or not str(cfg.dataset.get("_target_")).startswith("harmonize."):
+        return None
+    settings = {k: v for k, v in plain_config(cfg.dataset).items() if k != "prefill"}
+    files = warm.files_of({k: v for k, v in settings.items() if k not in ("name", "_target_")})
+    sequence = cfg.get("sequence")
+    return None if files is None else [settings, None if sequence is None else plain_config(sequence), files]

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from harmonize import warm
 from harmonize.caches.use import use
 from harmonize.config.schema import TrainerConfig
 from harmonize.console import say, warn
-from harmonize.data.corpus import Corpus, content_hash
+from harmonize.data.corpus import Corpus, content_hash, listed
 from harmonize.errors import ModelError, did_you_mean
 from harmonize.models.load import LoadedModel, load_model
+from harmonize.models.lora import plain, wants_adapters
 from harmonize.models.save import export
 from harmonize.reporting.card import header
 from harmonize.unlearning.finetune import new_model, train
-from harmonize.unlearning.setup import device_of, to_device
+from harmonize.unlearning.setup import device_of, plain_config, to_device
 
 SANDBOX_SCHEME = "sandbox:"
 SANDBOX_MODELS = ("sandbox:target", "sandbox:gold")
@@ -39,11 +42,38 @@ def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) ->
         name: Path, `hf:owner/name`, or a sandbox model; None takes `model.name_or_path`.
         peft: The `peft` configuration, or None for the plain model.
     """
-    name = name or cfg.model.name_or_path
-    path = sandbox_model(cfg, corpus, name) if name.startswith(SANDBOX_SCHEME) else name
-    loaded = load_model(cfg.model, peft, path=str(path))
+    path = model_path(cfg, corpus, name or cfg.model.name_or_path)
+
+    def load() -> LoadedModel:
+        return load_model(cfg.model, peft, path=path)
+
+    if name is None and warm.keeping():
+        key = model_identity(cfg, path, peft)
+        size = sum(n for file, n, _ in key[-1] if file.endswith(".safetensors")) if key else 0
+        loaded = warm.keep("target", key, load, lend=_copy, n_bytes=size)
+    else:
+        loaded = load()
     to_device(loaded, device_of(cfg))
     return loaded
+
+
+def model_path(cfg: Any, corpus: Corpus, name: str) -> str:
+    """Where the weights of a name are; a sandbox model is made on first use."""
+    return str(sandbox_model(cfg, corpus, name)) if name.startswith(SANDBOX_SCHEME) else name
+
+
+def model_identity(cfg: Any, path: str, peft: Any = None) -> list[Any] | None:
+    """What `load_model` depends on, or None where what it gives is drawn anew or cannot be copied."""
+    chosen, files = plain(peft), warm.files_of(path)
+    if files is None or wants_adapters(chosen) or chosen.get("load_in_4bit"):
+        return None
+    return [path, plain_config(cfg.model), files]
+
+
+def _copy(loaded: LoadedModel) -> LoadedModel:
+    """The model as it was loaded, for a run to change; its tokenizer and what that has rendered are shared."""
+    digest = loaded.digest  # before the copy, which takes it along
+    return replace(loaded, model=copy.deepcopy(loaded.model), _digest=digest)
 
 
 def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
@@ -66,8 +96,12 @@ def sandbox_model(cfg: Any, corpus: Corpus, name: str) -> Path:
     recipe, architecture = sandbox.recipe(preset), sandbox.architecture(preset)
     dialogues = corpus.gold_dialogues if gold else corpus.dialogues
     tokenizer = sandbox.tokenizer(preset)
-    words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]
-    key = content_hash("sandbox-model-2", [asdict(d) for d in dialogues], recipe, architecture, words, _SEED)
+
+    def content() -> str:
+        words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]
+        return content_hash("sandbox-model-2", listed(dialogues), recipe, architecture, words, _SEED)
+
+    key = warm.keep(f"key of {name}", [corpus.digest, preset, recipe], content)
     folder = Path(cfg.paths.cache_dir) / "models" / f"{preset}-{name.split(':')[1]}-{key[:16]}"
     if (folder / "config.json").exists():
         use(folder / "config.json")

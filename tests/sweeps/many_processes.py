@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import harmonize.sweeps.queue
 import harmonize.unlearning.run
 from harmonize.commands import sweep
 from harmonize.config.compose import compose_config
+from harmonize.config.compositions import Compositions
 from harmonize.tracking.metric import Metric
 from harmonize.tracking.results import Results, write_results
 from harmonize.tracking.run_folder import RunFolder
@@ -48,7 +48,7 @@ def run(cfg: Any, folder: Path) -> dict[str, Any]:
     return {}
 
 
-def composed(command: str, overrides: list[str], **_: Any) -> Any:
+def composed(_: Any, command: str, overrides: list[str]) -> Any:
     """The configuration of a job, made from one that was composed before the processes were."""
     cfg = copy.deepcopy(BASE)
     for key, _, value in (text.partition("=") for text in overrides):
@@ -114,7 +114,7 @@ def together() -> None:
 
 if __name__ == "__main__":
     BASE = compose_config("unlearn", ["dataset=sandbox_easy", "logger=csv", "study=s"])
-    harmonize.sweeps.queue.compose_config = composed
+    Compositions.compose = composed
     harmonize.unlearning.run.run = run
     sweep._POLL_SECONDS = 0.05
     for study in (killed, together):

@@ -146,6 +146,51 @@ def test_a_run_that_failed_or_lacks_a_figure_says_so(tmp_path: Path) -> None:
     assert record(tmp_path / "s")[0]["state"] == "fail"
 
 
+class Failing(World):
+    """Fails the runs of some numbers."""
+
+    def __init__(self, study: Path, *numbers: int) -> None:
+        super().__init__(study)
+        self.numbers = numbers
+
+    def __call__(self, batch: Sequence[Sequence[str]], first: int) -> list[Path | None]:
+        folders = super().__call__(batch, first)
+        for i in range(len(batch)):
+            if first + i in self.numbers:
+                folders[i] = self.study / f"failed-{first + i}"
+                folders[i].mkdir()  # type: ignore[union-attr]
+                RunFolder(folders[i], command="").mark("failed", error="the loss is not finite")  # type: ignore[arg-type]
+        return folders
+
+
+def test_another_trial_takes_the_place_of_one_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Failing(tmp_path, 0, 3)
+    search(world)
+    trials = record(tmp_path)
+    assert [t["number"] for t in trials if t["state"] == "fail"] == [0, 3]
+    assert len(trials) == 10 == len(set(world.seen)) and sum(t["values"] is not None for t in trials) == 8
+    assert trials[3]["error"] == "the loss is not finite"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of 8 trials, within" in said and "2 further trials failed" in said and "no more" not in said
+
+
+def test_a_search_whose_trials_all_fail_ends_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Failing(tmp_path, *range(99))
+    assert search(world, n_jobs=3) == []
+    assert len(record(tmp_path)) == 8 + 2 == len(world.seen)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "10 further trials failed" in said and "0 of 8 trials have figures" in said
+    search(world)  # the bound holds for the study, not for a process
+    assert len(world.seen) == 10
+    world.numbers = ()
+    search(world, 9)  # 9 + 2 trials in all at most
+    assert len(world.seen) == 11
+
+
 def test_the_space_is_written_in_hydras_words() -> None:
     space, fixed = space_of(
         [

@@ -1,0 +1,110 @@
+"""Several runs in one study against as many single runs: CPU seconds of the whole process tree (Linux).
+
+Both arms find the sandbox's models, the teacher's cache and the figures of target and gold on disk; a run before them
+sees to that. Half of the single runs come before the study, half after it. The arms' results must be equal but for
+times, or the pair counts as failed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.place import Place
+
+_DEFAULT_STEPS = 400
+_CHILD_SUBREAPER = 36  # of prctl(2): what our processes leave behind is ours to wait for, and to count
+_OURS = ("timing", "peak_memory_bytes", "config", "git")  # of results.json: what may differ between any two runs
+
+
+def r1(place: Place) -> Iterator[dict[str, Any]]:
+    """16 shortened runs, and 4 of the default length."""
+    for runs, steps in ((16, 20), (4, _DEFAULT_STEPS)):
+        yield from study(runs, steps)
+
+
+def study(runs: int, steps: int) -> Iterator[dict[str, Any]]:
+    """One pair: a study of so many seeds, and each seed by itself.
+
+    Args:
+        runs: Even. steps: Of each; fewer than the default are looked at on val once, at the end.
+    """
+    fixed = ["dataset=sandbox", "method=bidirectional", f"trainer.max_steps={steps}"]
+    fixed += [] if steps == _DEFAULT_STEPS else [f"trainer.val_check_interval={steps}"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _seconds(_single(fixed, folder / "before", 0))
+        sweep = {"study": "study", "overrides": fixed, "sweep": {"seed": list(range(runs))}}
+        file = folder / "sweep.yaml"
+        file.write_text(yaml.safe_dump(sweep))
+        half = runs // 2
+        alone = [_seconds(_single(fixed, folder, seed)) for seed in range(half)]
+        together = _seconds(["sweep", str(file), "--runs", str(folder), "--quiet"])
+        alone += [_seconds(_single(fixed, folder, seed)) for seed in range(half, runs)]
+        apart = _apart(folder / "study", folder / "single")
+    about = {"runs": runs, "steps": steps}
+    yield {"parity": f"{runs} runs", "loss": 0.0, "gradient": 0.0, "apart": apart, "ok": not apart, **about}
+    if apart:
+        return
+    found = round(together / sum(alone), 4)
+    yield {
+        "arm_a": "one study",
+        "arm_b": "single runs",
+        "of": "CPU seconds",
+        "ratio_median": found,
+        "q1": found,
+        "q3": found,
+        "n": 1,
+        "cpu_seconds": {"study": round(together, 1), "single": [round(s, 1) for s in alone]},
+        "saved": round((sum(alone) - together) / runs, 2),
+        **about,
+    }
+
+
+def _single(fixed: Sequence[str], folder: Path, seed: int) -> list[str]:
+    where = [f"paths.runs={folder}", "study=single", f"job=seed{seed}", "trainer.enable_progress_bar=false"]
+    return ["unlearn", *fixed, f"seed={seed}", *where]
+
+
+def _seconds(arguments: Sequence[str]) -> float:
+    """CPU seconds of a command and of every process that it leaves behind."""
+    ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "WANDB_MODE": "offline"}
+    before = _used()
+    command = [sys.executable, "-m", "harmonize", *arguments]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    try:
+        while True:
+            os.wait()
+    except ChildProcessError:
+        return _used() - before
+
+
+def _used() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _apart(together: Path, alone: Path) -> list[int]:
+    """Seeds whose results differ between the arms."""
+    ours, theirs = (
+        {found["seed"]: {k: v for k, v in found.items() if k not in _OURS} for found in _results(folder)}
+        for folder in (together, alone)
+    )
+    return sorted(seed for seed in ours.keys() | theirs.keys() if ours.get(seed) != theirs.get(seed))
+
+
+def _results(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in folder.glob("*/results.json"):
+        yield json.loads(path.read_text(encoding="utf-8"))
