@@ -45,11 +45,7 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python -m harmonize.reporting.methods_page
 
-<<<<<<< HEAD
-# Half an hour of one core; writes benchmarks/results/{cpu,evaluating}.json and the tables of docs/benchmarks.md.
-=======
-# Three quarters of an hour of one core; writes benchmarks/results/cpu.json and the tables of docs/benchmarks.md.
->>>>>>> reuse
+# Three quarters of an hour of one core; writes benchmarks/results/{cpu,evaluating}.json and the tables of docs/benchmarks.md.
 bench: $(READY)
 	rm -f bench.jsonl
 	$(BIN)/python -m benchmarks.cpu_protocol --out bench.jsonl
