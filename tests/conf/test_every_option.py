@@ -22,6 +22,7 @@ NEEDS = {
     "dataset/local": ["dataset.root=.", "model=hf", "model.name_or_path=.", "model.gold=null"],
     "model/hf": ["model.name_or_path=."],
     "experiment/tofu": ["dataset.root=.", "model.name_or_path=."],
+    "experiment/tofu_methods": ["dataset.root=.", "model.name_or_path=."],
     "gradient/gu": ["optimizer.betas=[0.0,0.98]"],
     "controller/pdu": ["method=pdu"],
     "controller/dual_ascent": ["method=grad_diff", "+controller.constraints.keep={limit: 1.0, rate: 1.0}"],
