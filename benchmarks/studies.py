@@ -24,7 +24,12 @@ from benchmarks.place import Place
 
 _DEFAULT_STEPS = 400
 _CHILD_SUBREAPER = 36  # of prctl(2): what our processes leave behind is ours to wait for, and to count
-_OURS = ("timing", "peak_memory_bytes", "config", "git")  # of results.json: what may differ between any two runs
+_OURS = (
+    "timing",
+    "peak_memory_bytes",
+    "config",
+    "git",
+)  # of results.json: what may differ between any two runs
 
 
 def r1(place: Place) -> Iterator[dict[str, Any]]:
