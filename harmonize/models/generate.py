@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,7 @@ def greedy(
     Raises:
         ValueError: An empty prompt.
     """
-    unique = sorted({tuple(p) for p in prompts}, key=lambda p: (-len(p), p))
+    unique = longest_first(prompts)
     if unique and not unique[-1]:
         raise ValueError("greedy needs at least one token in every prompt")
     done: dict[tuple[int, ...], list[int]] = {}
@@ -64,6 +64,11 @@ def greedy(
             if progress is not None:
                 progress(len(done), len(unique))
     return [list(done[tuple(p)]) for p in prompts]
+
+
+def longest_first(prompts: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Every prompt once, in the order in which `greedy` takes its batches."""
+    return sorted({tuple(p) for p in prompts}, key=lambda p: (-len(p), p))
 
 
 def sampled(

@@ -102,6 +102,21 @@ def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
     return wrapped
 
 
+def form_of_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
+    """A model without weights, wrapped as `apply_peft` and `start_adapters` would wrap it; nothing is computed.
+
+    Raises:
+        ModelError: As in `apply_peft`.
+    """
+    chosen = plain(peft_cfg)
+    wrapped = apply_peft(model, {**chosen, "init_lora_weights": True})
+    if has_adapters(wrapped) and (chosen.get("init") or shifts_base(chosen)):
+        base, trained = wrapped.get_base_model(), wrapped.active_adapter  # type: ignore[operator]
+        layers: Any = adapter_layers(base)
+        start_adapters(wrapped, {n: (x.lora_A[trained].weight, x.lora_B[trained].weight) for n, x in layers})
+    return wrapped
+
+
 def shifts_base(peft_cfg: Any) -> bool:
     """Whether peft's own start (`init_lora_weights`) is one that moves the base weights."""
     return str(plain(peft_cfg).get("init_lora_weights", "")).lower().startswith(_SHIFTING)

@@ -29,7 +29,9 @@ SANDBOX_MODELS = ("sandbox:target", "sandbox:gold")
 _SEED = 0  # a sandbox model belongs to its world; the seed of a run moves the unlearning alone
 
 
-def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) -> LoadedModel:
+def load_target(
+    cfg: Any, corpus: Corpus, name: str | None, peft: Any = None, empty: bool = False
+) -> LoadedModel:
     """A model by the name in the configuration; `sandbox:target` and `sandbox:gold` are made on first use.
 
     Args:
@@ -37,11 +39,13 @@ def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) ->
         corpus: The data set, which sandbox models are trained on.
         name: Path, `hf:owner/name`, or a sandbox model; None takes `model.name_or_path`.
         peft: The `peft` configuration, or None for the plain model.
+        empty: The model's form alone, without weights.
     """
     name = name or cfg.model.name_or_path
     path = sandbox_model(cfg, corpus, name) if name.startswith(SANDBOX_SCHEME) else name
-    loaded = load_model(cfg.model, peft, path=str(path))
-    to_device(loaded, device_of(cfg))
+    loaded = load_model(cfg.model, peft, path=str(path), empty=empty)
+    if not empty:
+        to_device(loaded, device_of(cfg))
     return loaded
 
 

@@ -19,6 +19,7 @@ from harmonize.models.reference import Reference, build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.terms import Term
+from harmonize.unlearning.together import shares_of
 
 
 def trained_examples(corpus: Corpus, roles: Sequence[str]) -> dict[str, tuple[Example, ...]]:
@@ -142,6 +143,7 @@ def _one_teacher(
             cache_dir=Path(cfg.paths.cache_dir),
             batch_size=cfg.teacher.batch_size,
             progress=progress,
+            shares=shares_of(loaded.model),
         )
 
 
@@ -195,4 +197,5 @@ def build_reference_for(
             cache_dir=Path(cfg.paths.cache_dir),
             batch_size=cfg.teacher.batch_size,
             progress=progress,
+            shares=shares_of(loaded.model),
         )
