@@ -111,10 +111,13 @@ def form_of_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
     chosen = plain(peft_cfg)
     wrapped = apply_peft(model, {**chosen, "init_lora_weights": True})
     if has_adapters(wrapped) and (chosen.get("init") or shifts_base(chosen)):
-        base, trained = wrapped.get_base_model(), wrapped.active_adapter  # type: ignore[operator]
-        layers: Any = adapter_layers(base)
-        start_adapters(wrapped, {n: (x.lora_A[trained].weight, x.lora_B[trained].weight) for n, x in layers})
-    return wrapped
+        layers: Any = adapter_layers(wrapped.get_base_model())  # type: ignore[operator]
+        trained = wrapped.active_adapter
+        sides = {n: (layer.lora_A[trained].weight, layer.lora_B[trained].weight) for n, layer in layers}
+        start_adapters(
+            wrapped, {n: (torch.zeros(a.shape), torch.zeros(b.shape)) for n, (a, b) in sides.items()}
+        )
+    return wrapped.to("meta")  # peft makes some adapters elsewhere
 
 
 def shifts_base(peft_cfg: Any) -> bool:

@@ -82,10 +82,18 @@ def _fill(module: Module, device: torch.device) -> None:
                     )
                     here = here.contiguous()
                     distributed.broadcast(here, src=0)
-                    if isinstance(value, Parameter):
-                        here = Parameter(here, requires_grad=value.requires_grad)
-                    done[id(value)] = here
+                    done[id(value)] = _in_place_of(value, here)
                 tensors[name] = done[id(value)]  # type: ignore[assignment]
+
+
+def _in_place_of(old: Tensor, new: Tensor) -> Tensor:
+    """A parameter stays the object that it is, which others may have taken hold of; but one without weights cannot."""
+    if not isinstance(old, Parameter):
+        return new
+    if old.is_meta:
+        return Parameter(new, requires_grad=old.requires_grad)
+    old.data = new
+    return old
 
 
 def is_divided(parameter: Any) -> bool:
