@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from harmonize.errors import ConfigError, HarmonizeError
+from harmonize.errors import ConfigError, HarmonizeError, RunError
 
 # Hydra's flags that take a value; the others stand alone.
 _WITH_VALUE = frozenset(
@@ -106,6 +106,13 @@ def run(command: str, argv: Sequence[str]) -> int:
             jobs.failures.append((where[0] if where else "a job", message))
     except HydraException as error:
         raise _explained(command, arguments, error) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("submitit."):
+            raise
+        raise RunError(
+            f"SLURM has not taken the jobs: {' '.join(str(error).split())}. See the settings of hydra.launcher "
+            "(partition, account, gpus_per_node, timeout_min, ...)."
+        ) from error
     finally:
         os.umask(mask)
     if multirun and jobs.failures:
