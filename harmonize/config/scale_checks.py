@@ -13,7 +13,8 @@ from harmonize.errors import ConfigError
 STRATEGIES: tuple[str, ...] = ("auto", "ddp", "fsdp2")
 _DEEPSPEED = (
     "trainer.strategy={strategy} is not offered: DeepSpeed's engine owns gradients, clipping and the optimizer's step, "
-    "which here belong to the combination of the terms. Use trainer.strategy=fsdp2, which divides the same states."
+    "which here belong to the combination of the terms. Use trainer.strategy=fsdp2, which divides weights, gradients "
+    "and optimizer states as deepspeed_stage_3 does."
 )
 
 
@@ -24,7 +25,12 @@ def check(cfg: Any, command: str) -> list[str]:
     if str(t.strategy).startswith("deepspeed"):
         return [*problems, _DEEPSPEED.format(strategy=t.strategy)]
     problems += one_of("trainer.strategy", t.strategy, STRATEGIES)
-    if cfg.model.device == "sharded" and t.strategy != "fsdp2":
+    if cfg.model.device == "sharded" and command != "unlearn":
+        problems.append(
+            f"model.device=sharded: harmonize {command} works with a whole model; only unlearn has shares. Use "
+            "model.device=auto, or model.device=cpu where main memory alone is large enough."
+        )
+    elif cfg.model.device == "sharded" and t.strategy != "fsdp2":
         problems.append(
             "model.device=sharded keeps a share of the model on each of several devices. Add trainer.strategy=fsdp2 "
             "trainer.devices=<number>, or use model.device=auto."
@@ -101,11 +107,12 @@ def _sharded(cfg: Any) -> list[str]:
 
 def _always_sharded(cfg: Any) -> list[str]:
     """What needs a whole model on one device before or after training, which there is none of."""
-    axes = cfg.suite.axes
+    axes, parts = cfg.suite.axes, any(to_plain(cfg.suite.parts).values())
     wrong = {
-        "suite.relearn=false": bool(cfg.suite.relearn) and (axes is None or "relearn" in axes),
+        # in the place of one with parts comes a suite that relearns
+        "suite.relearn=false": parts or (bool(cfg.suite.relearn) and (axes is None or "relearn" in axes)),
         "attack=suite": bool(chosen(cfg)),
-        "suite.parts={}": any(to_plain(cfg.suite.parts).values()),
+        "suite=five_axes": parts,
         "edit=none": acts(cfg, "edit"),
         "repair=none": acts(cfg, "repair"),
         "model.gold=null": cfg.model.gold is not None,

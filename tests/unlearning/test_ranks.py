@@ -26,6 +26,12 @@ from tests.unlearning.ranks_script import STEPS, losses, run_config
 from tests.unlearning.toy import tiny_llama
 
 CASES = ("sum", "pcgrad", "fsdp2")
+SHARES = (
+    "trainer.devices=2",
+    "trainer.strategy=fsdp2",
+    "model.device=sharded",
+    "trainer.val_check_interval=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +187,27 @@ def test_signals_are_passed_on_and_what_the_first_rank_raised_is_raised(
             ["trainer.devices=2", "trainer.strategy=fsdp2", "gradient=pcgrad"],
             "Use trainer.val_check_interval=0 gradient=sum",
         ),
+        (["model.device=sharded"], "Add trainer.strategy=fsdp2"),
+        (
+            [*SHARES, "model.device=auto", "trainer.max_tokens_per_batch=64", "callbacks=probes"],
+            r"Use trainer.max_tokens_per_batch=null callbacks.probes=null\.",
+        ),
+        (
+            [*SHARES, "attack=battery", "suite=inside", "edit=sparse_update"],
+            "Use suite.relearn=false attack=suite suite=five_axes edit=none model.gold=null;",
+        ),
     ],
 )
 def test_what_several_devices_cannot_do_is_told_first(overrides: list[str], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         compose_config("unlearn", overrides)
+
+
+def test_what_the_messages_say_mends_them() -> None:
+    mended = ["suite.relearn=false", "attack=suite", "suite=five_axes", "edit=none", "model.gold=null"]
+    assert compose_config("unlearn", [*SHARES, *mended]).model.device == "sharded"
+    with pytest.raises(ConfigError, match="only unlearn has shares"):
+        compose_config("finetune", ["model.device=sharded"])
 
 
 def test_only_unlearn_trains_on_several_devices() -> None:
