@@ -27,7 +27,7 @@ def build_optimizer(
         allow: Further packages whose targets may be called.
     """
     chosen: dict[str, Any] = {}
-    trained = [p for part in parameters for p in ([part] if isinstance(part, Parameter) else part["params"])]
+    trained = [p for part in parameters for p in (part["params"] if isinstance(part, Mapping) else [part])]
     on_gpu = all(p.is_cuda and p.is_floating_point() for p in trained)
     if on_gpu and node.get("fused") is None and "fused" in takes(node, allow):
         chosen["fused"] = True
