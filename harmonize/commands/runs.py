@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from harmonize.errors import ConfigError, HarmonizeError
+from harmonize.errors import ConfigError, HarmonizeError, RunError
 from harmonize.warm import kept
 
 # Hydra's flags that take a value; the others stand alone.
@@ -109,6 +109,13 @@ def run(command: str, argv: Sequence[str]) -> int:
             jobs.failures.append((where[0] if where else "a job", message))
     except HydraException as error:
         raise _explained(command, arguments, error) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("submitit."):
+            raise
+        raise RunError(
+            f"SLURM has not taken the jobs: {' '.join(str(error).split())}. See the settings of hydra.launcher "
+            "(partition, account, gpus_per_node, timeout_min, ...)."
+        ) from error
     finally:
         os.umask(mask)
     if multirun and jobs.failures:

@@ -158,7 +158,7 @@ def _model(cfg: Any, command: str) -> list[str]:
     m = cfg.model
     problems = one_of("model.dtype", m.dtype, DTYPES, null=True)
     problems += one_of("model.attention", m.attention, ATTENTION, null=True)
-    problems += one_of("model.device", m.device, ("auto", "cpu", "cuda"))
+    problems += one_of("model.device", m.device, ("auto", "cpu", "cuda", "sharded"))
     if "{question}" not in m.plain_question:
         problems.append(
             "model.plain_question lacks {question}, so no question would be asked. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ _NEEDS = {
     ("hydra/launcher", "submitit_slurm"): ("hydra_plugins.hydra_submitit_launcher", "submitit"),
     ("hydra/launcher", "ray"): ("ray", "ray"),
 }
+_ANSWERS = 30  # seconds for SLURM's controller
 _GROUPS = ("hydra/launcher", "hydra/sweeper")
 _MULTIRUN = "{group}={option} is for many runs. Add -m: harmonize <command> -m {group}={option} ..."
 
@@ -43,10 +45,10 @@ def plugin_problems(
             problems.append(
                 f"{group}={option} needs a package that is not installed. Install it: pip install 'harmonize[{extra}]'."
             )
-        elif option == "submitit_slurm" and shutil.which("srun") is None:
+        elif option == "submitit_slurm" and (wrong := _slurm_problem()):
             problems.append(
-                "hydra/launcher=submitit_slurm: SLURM's srun is not on this machine. Start the command on a machine of "
-                "the cluster, or use hydra/launcher=submitit_local."
+                f"hydra/launcher=submitit_slurm: {wrong}. Start the command on a machine of the cluster from which "
+                "sbatch works, or use hydra/launcher=submitit_local."
             )
         elif not multirun:
             problems.append(_MULTIRUN.format(group=group, option=option))
@@ -63,6 +65,24 @@ def _options(group: str, config_dirs: Sequence[str | Path]) -> set[str]:
     stored = ConfigStore.instance().repo.get("hydra", {}).get(kind, {})
     own = [path.name for folder in config_dirs for path in Path(folder, group).glob("*.yaml")]
     return {o for g, o in _NEEDS if g == group} | {n.removesuffix(".yaml") for n in (*stored, *own)}
+
+
+def _slurm_problem() -> str:
+    """What keeps jobs from being handed to SLURM from here; empty if nothing does."""
+    missing = [tool for tool in ("srun", "sbatch") if shutil.which(tool) is None]
+    if missing:
+        return f"SLURM's {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not on this machine"
+    if shutil.which("sinfo") is None:
+        return ""
+    try:  # asks the controller, as sbatch will
+        asked = ["sinfo", "--noheader", "--format=%P"]
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_ANSWERS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"SLURM's controller has not answered sinfo within {_ANSWERS} seconds"
+    except OSError as error:
+        return f"SLURM's sinfo cannot be run ({error.strerror})"
+    said = (answer.stderr.strip() or "without a word").splitlines()[-1]
+    return f"SLURM cannot be reached (sinfo failed: {said})" if answer.returncode else ""
 
 
 def _found(module: str) -> bool:

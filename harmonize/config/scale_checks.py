@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from harmonize.config.instantiate import resolve, to_plain
+from harmonize.config.attack_checks import chosen
+from harmonize.config.edit_checks import acts
+from harmonize.config.instantiate import resolve, takes, to_plain
 from harmonize.config.rules import at_least, on_weights, one_of, present
 from harmonize.errors import ConfigError
 
 STRATEGIES: tuple[str, ...] = ("auto", "ddp", "fsdp2")
 _DEEPSPEED = (
     "trainer.strategy={strategy} is not offered: DeepSpeed's engine owns gradients, clipping and the optimizer's step, "
-    "which here belong to the combination of the terms. Use trainer.strategy=fsdp2, which divides the same states."
+    "which here belong to the combination of the terms. Use trainer.strategy=fsdp2, which divides weights, gradients "
+    "and optimizer states as deepspeed_stage_3 does."
 )
 
 
@@ -22,6 +25,16 @@ def check(cfg: Any, command: str) -> list[str]:
     if str(t.strategy).startswith("deepspeed"):
         return [*problems, _DEEPSPEED.format(strategy=t.strategy)]
     problems += one_of("trainer.strategy", t.strategy, STRATEGIES)
+    if cfg.model.device == "sharded" and command != "unlearn":
+        problems.append(
+            f"model.device=sharded: harmonize {command} works with a whole model; only unlearn has shares. Use "
+            "model.device=auto, or model.device=cpu where main memory alone is large enough."
+        )
+    elif cfg.model.device == "sharded" and t.strategy != "fsdp2":
+        problems.append(
+            "model.device=sharded keeps a share of the model on each of several devices. Add trainer.strategy=fsdp2 "
+            "trainer.devices=<number>, or use model.device=auto."
+        )
     if problems:
         return problems
     world = int(t.devices) * int(t.num_nodes)
@@ -62,11 +75,13 @@ def _weighter(cfg: Any) -> list[str]:
 
 
 def _sharded(cfg: Any) -> list[str]:
-    """What a model in shares cannot do: whatever asks it something apart from the step that all ranks take together."""
+    """What a model in shares cannot do: whatever asks it something apart from what all ranks ask together."""
     t = cfg.trainer
     wrong = {
         "trainer.val_check_interval=0": t.val_check_interval != 0,
         "trainer.cosines_every_n_steps=0": t.cosines_every_n_steps != 0,
+        # ranks would cut their rows into different numbers of forward passes
+        "trainer.max_tokens_per_batch=null": t.max_tokens_per_batch is not None,
         "gradient=sum": present(cfg.gradient).get("_target_") != "harmonize.unlearning.gradient.Sum",
         "weighter=none": present(cfg.weighter).get("_target_") != "harmonize.unlearning.weighters.Even",
         "assistant=none": bool(present(cfg.assistant).get("_target_")),
@@ -78,9 +93,35 @@ def _sharded(cfg: Any) -> list[str]:
     wrong["~method.objectives.<term>"] = any(
         on_weights(entry, cfg.allow) for entry in to_plain(cfg.method.objectives).values() if entry
     )
+    for name, entry in to_plain(cfg.callbacks).items():
+        wrong[f"callbacks.{name}=null"] = bool(entry) and "probe" in takes(entry, cfg.allow)
     fix = [text for text, applies in wrong.items() if applies]
-    return (
-        [f"trainer.strategy=fsdp2 asks the model nothing beside its steps. Use {' '.join(fix)}."]
-        if fix
-        else []
-    )
+    problems = []
+    if fix:
+        problems.append(
+            "trainer.strategy=fsdp2 trains and teaches with a model in shares, which nothing else can ask on the way. "
+            f"Use {' '.join(fix)}."
+        )
+    return problems + (_always_sharded(cfg) if cfg.model.device == "sharded" else [])
+
+
+def _always_sharded(cfg: Any) -> list[str]:
+    """What needs a whole model on one device before or after training, which there is none of."""
+    axes, parts = cfg.suite.axes, any(to_plain(cfg.suite.parts).values())
+    wrong = {
+        # in the place of one with parts comes a suite that relearns
+        "suite.relearn=false": parts or (bool(cfg.suite.relearn) and (axes is None or "relearn" in axes)),
+        "attack=suite": bool(chosen(cfg)),
+        "suite=five_axes": parts,
+        "edit=none": acts(cfg, "edit"),
+        "repair=none": acts(cfg, "repair"),
+        "model.gold=null": cfg.model.gold is not None,
+    }
+    fix = [text for text, applies in wrong.items() if applies]
+    if not fix:
+        return []
+    return [
+        "model.device=sharded: no device ever holds the whole model, so that nothing can train it again, change its "
+        f"weights, look inside, or stand whole beside it. Use {' '.join(fix)}; harmonize evaluate measures the "
+        "exported model where it fits."
+    ]

@@ -52,8 +52,13 @@ class LoadedModel:
             self._digest = model_digest(self.model)
         return self._digest
 
+    @digest.setter
+    def digest(self, value: str) -> None:
+        """Told to a process that has no weights, or a share of them."""
+        self._digest = value
 
-def load_model(cfg: Any, peft_cfg: Any = None, path: str | None = None) -> LoadedModel:
+
+def load_model(cfg: Any, peft_cfg: Any = None, path: str | None = None, empty: bool = False) -> LoadedModel:
     """Loads a model, its tokenizer and its adapters.
 
     Local folders never cause a network request; only `hf:owner/name` does. Weights are safetensors.
@@ -62,6 +67,7 @@ def load_model(cfg: Any, peft_cfg: Any = None, path: str | None = None) -> Loade
         cfg: The `model` configuration.
         peft_cfg: The `peft` configuration, or None for the plain model.
         path: Overrides `cfg.name_or_path`.
+        empty: The model's form alone, without weights (on torch's device `meta`).
 
     Raises:
         ModelError: Not found, incomplete, unreadable, or not usable as asked.
@@ -73,6 +79,8 @@ def load_model(cfg: Any, peft_cfg: Any = None, path: str | None = None) -> Loade
         raise ModelError(f"model.dtype={dtype} is unknown. {did_you_mean(str(dtype), DTYPES)}")
     chosen = plain(peft_cfg)
     tokenizer = _load_tokenizer(source, name, options)
+    if empty:
+        options = {**options, "device_map": "meta"}
     model = _load_weights(source, name, options, cfg, DTYPES[dtype] if dtype else "auto", chosen)
     _check_vocabulary(name, model, tokenizer)
     renderer = Renderer(

@@ -102,6 +102,24 @@ def apply_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
     return wrapped
 
 
+def form_of_peft(model: nn.Module, peft_cfg: Any) -> nn.Module:
+    """A model without weights, wrapped as `apply_peft` and `start_adapters` would wrap it; nothing is computed.
+
+    Raises:
+        ModelError: As in `apply_peft`.
+    """
+    chosen = plain(peft_cfg)
+    wrapped = apply_peft(model, {**chosen, "init_lora_weights": True})
+    if has_adapters(wrapped) and (chosen.get("init") or shifts_base(chosen)):
+        layers: Any = adapter_layers(wrapped.get_base_model())  # type: ignore[operator]
+        trained = wrapped.active_adapter
+        sides = {n: (layer.lora_A[trained].weight, layer.lora_B[trained].weight) for n, layer in layers}
+        start_adapters(
+            wrapped, {n: (torch.zeros(a.shape), torch.zeros(b.shape)) for n, (a, b) in sides.items()}
+        )
+    return wrapped.to("meta")  # peft makes some adapters elsewhere
+
+
 def shifts_base(peft_cfg: Any) -> bool:
     """Whether peft's own start (`init_lora_weights`) is one that moves the base weights."""
     return str(plain(peft_cfg).get("init_lora_weights", "")).lower().startswith(_SHIFTING)

@@ -22,14 +22,15 @@ from harmonize.console import warn
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
 from harmonize.data.example import ROLES
-from harmonize.errors import ConfigError, RunError
+from harmonize.errors import ConfigError
 from harmonize.models.budget import Budget, announce, choose
 from harmonize.models.cache import rows as stored_rows
 from harmonize.models.generate import Progress
 from harmonize.models.head import Head, answer_states, evaluating, output_layer
 from harmonize.models.lora import adapters_off, has_adapters
-from harmonize.models.store import RAM_BYTES, open_array, write_folder
-from harmonize.models.teacher import kept_arrays, model_numerics, read_arrays, to_fp16
+from harmonize.models.shares import ALONE, Shares
+from harmonize.models.store import HEADER, RAM_BYTES, open_array
+from harmonize.models.teacher import filled, model_numerics, to_fp16
 
 FORMAT = "reference-1"  # part of the key
 Key = tuple[tuple[int, ...], tuple[int, ...]]
@@ -176,6 +177,7 @@ def build_reference(
     progress: Progress | None = None,
     budget: Budget | None = None,
     names: Mapping[str, str] | None = None,
+    shares: Shares = ALONE,
 ) -> Reference:
     """The reference for some rows, read from `cache_dir/reference` if it is there, computed otherwise.
 
@@ -196,6 +198,7 @@ def build_reference(
         progress: Called with (done, total).
         budget: What it may take on the disk, looked at before it is built; None builds it as long as the disk lasts.
         names: `model` and `data`, as their user calls them; not part of the key.
+        shares: As in `harmonize.models.teacher.build_teacher_cache`.
 
     Raises:
         ModelError: Hidden states that fp16 cannot hold.
@@ -212,12 +215,11 @@ def build_reference(
     ends = np.cumsum([0, *(len(target) for _, target in keys)])
     forwards = 0
 
-    def fill(work: Path) -> None:
+    def fill(work: Path | None) -> None:
         nonlocal forwards
-        forwards = _fill(work, model, frozen, keys, ends, kept, numbers, pad_id, batch_size, progress)
+        forwards = _fill(work, model, frozen, keys, ends, kept, numbers, pad_id, batch_size, progress, shares)
 
-    arrays = kept_arrays("reference", folder, key)
-    if arrays is None and budget is not None:
+    if budget is not None and not (folder / HEADER).exists():
         each = sum(_item_bytes(name, int(frozen.weight.shape[1])) for name in kept)
         mode, note = choose("reference", int(ends[-1]), {mode: each}, budget, folder)
         if mode == "none":
@@ -226,11 +228,7 @@ def build_reference(
             live.note = note
             return live
         announce("reference", int(ends[-1]), each, folder)
-    if arrays is None:
-        write_folder(folder, key, fill, names=names)
-        arrays = read_arrays(folder, key)
-    if arrays is None:
-        raise RunError(f"The cache {folder} was damaged while it was being written. Start the run again.")
+    arrays = filled("reference", folder, key, fill, shares, names)
     small = sum(a.nbytes for a in arrays.values()) <= RAM_BYTES
     device = head.weight.device
     tensors = {n: torch.from_numpy(a).to(device) if small else torch.from_numpy(a) for n, a in arrays.items()}
@@ -259,7 +257,7 @@ def rows_of(batch: Batch, wanted: Tensor) -> tuple[Batch, Tensor]:
 
 
 def _fill(
-    work: Path,
+    work: Path | None,
     model: nn.Module,
     head: Head,
     keys: Sequence[Key],
@@ -269,33 +267,39 @@ def _fill(
     pad_id: int,
     batch_size: int,
     progress: Progress | None,
+    shares: Shares,
 ) -> int:
     total, width = int(ends[-1]), int(head.weight.shape[1])
     files = {
-        n: open_array(work, n, (total,) if n == "log_probs" else (total, width), _number(n)) for n in kept
+        n: open_array(work, n, (total,) if n == "log_probs" else (total, width), _number(n))
+        for n in kept
+        if work is not None
     }
     order = sorted(range(len(keys)), key=lambda i: (-len(keys[i][0]) - len(keys[i][1]), i))
     device = next(model.parameters()).device
     forwards = 0
-    for start in range(0, len(order), batch_size):
-        which = order[start : start + batch_size]
-        rows = [Row(str(i), str(ROLES[0]), "", *keys[i]) for i in which]
-        batch = collate(rows, pad_id).to(device)
-        with torch.no_grad(), evaluating(model), adapters_off(model):
-            final, inner = answer_states(model, batch, numbers)
-        forwards += 1
-        place = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in which])
+    handed: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+    with shares.together(model):
+        for start in range(0, len(order), batch_size):
+            if not shares.takes(start // batch_size):
+                continue
+            which = order[start : start + batch_size]
+            rows = [Row(str(i), str(ROLES[0]), "", *keys[i]) for i in which]
+            batch = collate(rows, pad_id).to(device)
+            with torch.no_grad(), evaluating(model), adapters_off(model):
+                final, inner = answer_states(model, batch, numbers)
+            forwards += 1
+            place = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in which])
+            found = {n: _kept(n, head, final, inner, batch.labels).cpu().numpy() for n in kept}
+            if work is None:
+                handed.append((place, found))
+            for name, file in files.items():
+                file[place] = found[name]
+            if progress is not None:
+                progress(start + len(which), len(order))
+    for place, found in shares.to_first(handed):
         for name, file in files.items():
-            if name == "log_probs":
-                with torch.no_grad():
-                    values = head.log_probs(final, batch.labels)
-            elif name == "hidden":
-                values = to_fp16(final)
-            else:
-                values = inner[int(name.removeprefix("block_"))].float()
-            file[place] = values.cpu().numpy()
-        if progress is not None:
-            progress(start + len(which), len(order))
+            file[place] = found[name]
     for file in files.values():
         file.flush()
     return forwards
@@ -311,6 +315,16 @@ def _number(name: str) -> type:
 def _item_bytes(name: str, width: int) -> int:
     """Bytes of an array for each position."""
     return np.dtype(_number(name)).itemsize * (1 if name == "log_probs" else width)
+
+
+@torch.no_grad()
+def _kept(name: str, head: Head, final: Tensor, inner: Mapping[int, Tensor], labels: Tensor) -> Tensor:
+    """The array of that name, of one batch."""
+    if name == "log_probs":
+        return head.log_probs(final, labels)
+    if name == "hidden":
+        return to_fp16(final)
+    return inner[int(name.removeprefix("block_"))].float()
 
 
 def _live(

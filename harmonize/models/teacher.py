@@ -9,6 +9,7 @@ import logging
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from harmonize.errors import ModelError, RunError
 from harmonize.models.budget import Budget, Place, afford
 from harmonize.models.cache import FP16_LIMIT, HiddenCache, LiveTeacher, TeacherCache, TopKCache
 from harmonize.models.filling import fill_teacher
-from harmonize.models.generate import Progress, greedy
+from harmonize.models.generate import Progress, greedy, in_order
 from harmonize.models.head import Head, answer_hidden, evaluating, output_layer
 from harmonize.models.lora import adapters_off, has_adapters
 from harmonize.models.prefix import SharedPrefix, alike
+from harmonize.models.shares import ALONE, Shares
 from harmonize.models.store import (
     RAM_BYTES,
     CorruptFolder,
@@ -79,6 +81,7 @@ def build_teacher_cache(
     share_prefix: bool = True,
     budget: Budget | None = None,
     names: Mapping[str, str] | None = None,
+    shares: Shares = ALONE,
 ) -> TeacherCache:
     """The teacher's responses and logits, read from `cache_dir/teacher` if they are there, computed otherwise.
 
@@ -101,6 +104,8 @@ def build_teacher_cache(
         share_prefix: Read what prompts begin with alike once for all of them (`harmonize.models.prefix`).
         budget: What it may take on the disk, looked at before it is built; None builds it as long as the disk lasts.
         names: `model` and `data`, as their user calls them; not part of the key.
+        shares: The processes that hold the model together; each computes some of the batches, the first one writes. The
+            content is that of one process, so the key is, too. Not for `none`.
 
     Raises:
         ModelError: Hidden states that fp16 cannot hold.
@@ -112,7 +117,8 @@ def build_teacher_cache(
         raise ValueError("two teacher requests have the same example_id")
     if mode not in ("hidden", "topk", "none"):
         raise ValueError(f"unknown cache mode {mode!r}")
-    teacher = FrozenTeacher(model, context or (lambda: adapters_off(model)), pad_id, batch_size, share_prefix)
+    off = context or (lambda: adapters_off(model))
+    teacher = FrozenTeacher(model, off, pad_id, batch_size, share_prefix, shares)
     answered: list[TeacherRequest] = []
 
     def complete() -> list[TeacherRequest]:
@@ -150,18 +156,11 @@ def build_teacher_cache(
     tensors: dict[str, Tensor] = {}
     targets: dict[str, tuple[int, ...]] = {}
 
-    def fill(work: Path) -> None:
+    def fill(work: Path | None) -> None:
         targets.update((r.example_id, r.target or ()) for r in complete())
         tensors.update(fill_teacher(work, teacher, frozen, complete(), mode, kept, progress))
 
-    arrays = kept_arrays("teacher", folder, key)
-    if arrays is None:
-        write_folder(folder, key, fill, names=names)
-        arrays = {} if tensors else read_arrays(folder, key)  # small ones are still here
-    if arrays is None:
-        raise RunError(
-            f"The teacher cache {folder} was damaged while it was being written. Start the run again."
-        )
+    arrays = filled("teacher", folder, key, fill, shares, names, lambda: bool(tensors))
     if arrays:
         ends = arrays["offsets"].tolist()
         ids = arrays["targets"].tolist()
@@ -177,13 +176,22 @@ def build_teacher_cache(
 
 
 class FrozenTeacher:
-    """A model run as the teacher: in eval mode, without gradients, in its context; counts forward passes."""
+    """A model run as the teacher: in eval mode, without gradients, in its context; counts forward passes.
+
+    Of several processes that hold it together (`shares`), each computes some of the batches.
+    """
 
     def __init__(
-        self, model: nn.Module, context: Context, pad_id: int, batch_size: int, share: bool = True
+        self,
+        model: nn.Module,
+        context: Context,
+        pad_id: int,
+        batch_size: int,
+        share: bool = True,
+        shares: Shares = ALONE,
     ) -> None:
         self.model, self.context, self.pad_id, self.batch_size = model, context, pad_id, batch_size
-        self.share = share
+        self.share, self.shares = share, shares
         self.forwards = 0
         self._prefix = SharedPrefix()
 
@@ -191,10 +199,10 @@ class FrozenTeacher:
     def running(self) -> Any:
         """Inside, the model is the teacher."""
 
-        def count(*_: object) -> None:
+        def counting(*_: object) -> None:
             self.forwards += 1
 
-        handle = self.model.register_forward_hook(count)
+        handle = self.model.register_forward_hook(counting)
         try:
             with torch.no_grad(), evaluating(self.model), self.context():
                 yield
@@ -223,16 +231,19 @@ class FrozenTeacher:
                 following = next(plan, None)  # on a GPU while it computes
                 states = to_fp16(states)
             yield which, states.split([len(r.target) for r in rows])
-            done_rows += len(which)
+            done_rows += len(which) * self.shares.size  # the others are about as far
             if done is not None:
-                done(done_rows, len(requests))
+                done(min(done_rows, len(requests)), len(requests))
 
     def _plan(self, requests: Sequence[TeacherRequest]) -> Iterator[tuple[int, list[int], list[Row], Batch]]:
+        number = count()
         for shared, members in self._groups(requests):
             order = sorted(
                 members, key=lambda i: (-len(requests[i].prompt) - len(requests[i].target or ()), i)
             )
             for start in range(0, len(order), self.batch_size):
+                if not self.shares.takes(next(number)):
+                    continue
                 which = order[start : start + self.batch_size]
                 asked = [requests[i] for i in which]
                 rows = [Row(r.example_id, r.role, "", r.prompt[shared:], r.target or ()) for r in asked]
@@ -261,18 +272,21 @@ def _with_targets(
     open_ones = [i for i, r in enumerate(requests) if r.target is None]
     complete = list(requests)
     if open_ones:
-        with teacher.running():
-            texts = greedy(
-                teacher.model,
-                [requests[i].prompt for i in open_ones],
-                stop_ids,
-                teacher.pad_id,
-                max_new_tokens,
-                teacher.batch_size,
-                progress,
-            )
-        for i, text in zip(open_ones, texts, strict=True):
+        shares, ends = teacher.shares, (stop_ids, teacher.pad_id, max_new_tokens)
+        prompts, size = in_order(teacher.model, [requests[i].prompt for i in open_ones]), teacher.batch_size
+        mine: dict[tuple[int, ...], list[int]] = {}
+        with shares.together(teacher.model), teacher.running():
+            for start in range(0, len(prompts), size):
+                if not shares.takes(start // size):
+                    continue
+                part = prompts[start : start + size]
+                mine.update(zip(part, greedy(teacher.model, part, *ends, size), strict=True))
+                if progress is not None:
+                    progress(start + len(part), len(prompts))
+        said = {p: t for found in shares.of_all(mine) for p, t in found.items()}
+        for i in open_ones:
             # an answer that was cut off did not end there, so nothing may learn that it does
+            text = said[requests[i].prompt]
             cut = len(text) >= max_new_tokens
             complete[i] = replace(requests[i], target=tuple(text) if cut else (*text, end_id))
     return complete
@@ -298,6 +312,44 @@ def kept_arrays(place: str, folder: Path, key: str) -> dict[str, np.ndarray] | N
     """`read_arrays`; of one folder they stay in memory for the next run of this process (`harmonize.warm`)."""
     header = warm.files_of(folder / "header.json")
     return warm.keep(place, [str(folder), key, header] if header else None, lambda: read_arrays(folder, key))
+
+
+def filled(
+    place: str,
+    folder: Path,
+    key: str,
+    fill: Callable[[Path | None], None],
+    shares: Shares,
+    names: Mapping[str, str] | None = None,
+    in_memory: Callable[[], bool] = lambda: False,
+) -> dict[str, np.ndarray]:
+    """Arrays of a cache folder, which is written first where it is not there.
+
+    Args:
+        place: Of `kept_arrays`.
+        folder, key: As in `read_arrays`.
+        fill: Computes the arrays and writes them into a folder; where several processes do it together, all are asked,
+            and those that do not write get None.
+        shares: These processes.
+        names: `model` and `data`, as their user calls them; not part of the key.
+        in_memory: Whether `fill` has left the arrays in memory, so that nothing needs to be read.
+
+    Raises:
+        RunError: The folder cannot be written, or was damaged while it was.
+    """
+    arrays = kept_arrays(place, folder, key) if shares.is_first else None
+    if not shares.of_first(arrays is not None):
+        if shares.is_first:
+            write_folder(folder, key, fill, names=names)
+        else:
+            fill(None)
+        shares.of_first(True)  # it is in place
+        if in_memory():
+            return {}
+    arrays = arrays if arrays is not None else read_arrays(folder, key)
+    if arrays is None:
+        raise RunError(f"The cache {folder} was damaged while it was being written. Start the run again.")
+    return arrays
 
 
 def _live_head(teacher: FrozenTeacher, head: Head) -> Head:

@@ -161,12 +161,12 @@ class ValAxes(L.Callback):
 def keep(module: Any, path: Path) -> None:
     """Writes the trained weights of `module.student` to a safetensors file, atomically."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # of a sharded student every rank has to help, one weight after another
-    state = {
-        n: whole(p.detach()).to("cpu", copy=True).contiguous()
-        for n, p in module.student.named_parameters()
-        if p.requires_grad
-    }
+    state = {}
+    for name, parameter in module.student.named_parameters():
+        if parameter.requires_grad:
+            found = whole(parameter.detach())  # of a sharded student every rank has to help
+            if ranks.is_first():
+                state[name] = found.to("cpu", copy=True).contiguous()
     if not ranks.is_first():
         return
     partial = path.with_suffix(".partial")

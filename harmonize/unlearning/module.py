@@ -31,7 +31,7 @@ from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
 from harmonize.unlearning.forward import Forward
 from harmonize.unlearning.gradient import Combiner, StepTools
 from harmonize.unlearning.grouping import NO_ROLE, loss_name
-from harmonize.unlearning.sharded import is_divided, shard
+from harmonize.unlearning.sharded import is_divided, is_sharded, shard, trainable
 from harmonize.unlearning.steps import StepData, micro_batches
 from harmonize.unlearning.terms import (
     Denominators,
@@ -131,8 +131,9 @@ class UnlearningModule(L.LightningModule):
         if compile_blocks:
             self._compiled = CompiledBlocks(student, dynamic=True)
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
-        self.trainable = [p for p in student.parameters() if p.requires_grad]
-        self._unreduced = self._sharded = False
+        self._sharded = is_sharded(student)
+        self.trainable = trainable(student)
+        self._unreduced = False
 
     @property
     def controller(self) -> Controller:
@@ -146,13 +147,11 @@ class UnlearningModule(L.LightningModule):
         return self._sharded
 
     def configure_model(self) -> None:
-        """Divides the student where the strategy does so; the optimizer then holds shares as well."""
+        """Divides the student where the strategy does so and nobody has; the optimizer then holds shares as well."""
         if self._sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
             return
-        shard(self.student, self.device_mesh["data_parallel"])
-        found = [p for p in self.student.parameters() if p.requires_grad]
-        self.trainable = [*(p for p in found if is_divided(p)), *(p for p in found if not is_divided(p))]
-        self._sharded = True
+        shard(self.student)
+        self.trainable, self._sharded = trainable(self.student), True
 
     def configure_optimizers(self) -> Any:
         """Optimizer over the trainable parameters, and its per-step schedule."""

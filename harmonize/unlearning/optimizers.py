@@ -12,7 +12,9 @@ from harmonize.config.instantiate import call, takes
 
 
 def build_optimizer(
-    node: Mapping[str, Any], parameters: Sequence[Parameter], allow: Sequence[str] = ()
+    node: Mapping[str, Any],
+    parameters: Sequence[Parameter] | Sequence[Mapping[str, Any]],
+    allow: Sequence[str] = (),
 ) -> Optimizer:
     """Calls an `optimizer` node.
 
@@ -21,11 +23,12 @@ def build_optimizer(
 
     Args:
         node: `_target_` and settings.
-        parameters: What is trained.
+        parameters: What is trained, or groups of it as torch's optimizers take them.
         allow: Further packages whose targets may be called.
     """
     chosen: dict[str, Any] = {}
-    on_gpu = all(p.is_cuda and p.is_floating_point() for p in parameters)
+    trained = [p for part in parameters for p in (part["params"] if isinstance(part, Mapping) else [part])]
+    on_gpu = all(p.is_cuda and p.is_floating_point() for p in trained)
     if on_gpu and node.get("fused") is None and "fused" in takes(node, allow):
         chosen["fused"] = True
     optimizer: Optimizer = call(node, params=parameters, allow=allow, skip=("name",), **chosen)

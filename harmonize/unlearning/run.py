@@ -23,7 +23,7 @@ from harmonize.evaluation.stability import stability
 from harmonize.guards.guard import Guarded
 from harmonize.guards.saved import save_guard, secret_files, warn_of_guard
 from harmonize.models.load import LoadedModel
-from harmonize.models.lora import adapted_layers
+from harmonize.models.lora import adapted_layers, adapters_off
 from harmonize.models.save import export
 from harmonize.objectives.weights import Weights
 from harmonize.reporting.card import model_card
@@ -43,15 +43,17 @@ from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.gold import gold_figures
 from harmonize.unlearning.guarding import Guarding, guard_notes
 from harmonize.unlearning.setup import (
+    SHARDED,
     load_corpus,
     plain_config,
     prepare_process,
     same_configuration,
 )
-from harmonize.unlearning.sharded import TRAINED
+from harmonize.unlearning.sharded import FSDP2, TRAINED, is_sharded
 from harmonize.unlearning.targets import load_target
 from harmonize.unlearning.teaching import instruction_of, needs_teacher
 from harmonize.unlearning.terms import build_terms, weight_figures
+from harmonize.unlearning.together import divide, together
 from harmonize.unlearning.training import Parts, build_parts, build_sampler, train
 
 UNLEARNING = (
@@ -143,9 +145,7 @@ class _Run:
             if self.terms:
                 adapted_layers(loaded.model, cfg.peft)  # and so does a target
             finish = build_finish(cfg, corpus, loaded, bool(self.terms), self.place.record_sensitive)
-        with self._timed("references"):
-            beside = self._beside(loaded)
-            self.priors = self.evaluations.priors(loaded, cfg.split)
+        beside = None if cfg.model.device == SHARDED else self._measure_beside(loaded)
         if finish is not None:
             with self._timed("statistics"):
                 finish.prepare()
@@ -157,6 +157,11 @@ class _Run:
                 loaded.model, self.weights = adapt(
                     loaded.model, peft, self.terms, measure, cfg.seed, cfg.allow
                 )
+        if cfg.trainer.strategy == FSDP2:
+            with self._timed("shard"):
+                ranks.wait()  # the others load a form without weights
+                divide(cfg, loaded)
+        beside = beside or self._measure_beside(loaded)
         with self._timed("teacher"):
             parts = build_parts(
                 cfg,
@@ -169,7 +174,8 @@ class _Run:
                 self.weights,
                 self.place.record_sensitive,
             )
-            ranks.wait()  # the others find the caches now
+            if not is_sharded(loaded.model):
+                ranks.wait()  # the others find the caches now
         self.config = plain_config(cfg)
         step = resumed_step(self.place.checkpoints, cfg.resume)
         tracker = build_tracker(self.config, self.place.path, job_type="unlearn", resume_step=step)
@@ -182,7 +188,8 @@ class _Run:
             with self._timed("evaluate"):
                 model = self.guarding.around(loaded, keep=True)
                 self.notes += guard_notes(model)
-                report = self.evaluations.run(model, self.cfg.split, axes=self._axes)
+                with together(loaded.model):
+                    report = self.evaluations.run(model, self.cfg.split, axes=self._axes)
                 self.finished["attack_costs"] = report.costs
                 self.finished["prior_strength"] = self.evaluations.by_prior(report, self.priors)
             report.write_samples(self.place.samples)
@@ -204,8 +211,14 @@ class _Run:
         """What the report measures: everything on test, on val what choosing looks at."""
         return None if self.cfg.split == "test" else VAL_AXES
 
+    def _measure_beside(self, loaded: LoadedModel) -> _Beside:
+        """Figures of the start model and of what stands beside it; adapters, if there are any yet, are off."""
+        with self._timed("references"), together(loaded.model), adapters_off(loaded.model):
+            beside = self._beside(loaded)
+            self.priors = self.evaluations.priors(loaded, self.cfg.split)
+            return beside
+
     def _beside(self, loaded: LoadedModel) -> _Beside:
-        """Figures of the models that the result is read against."""
         cfg, corpus = self.cfg, self.corpus
         start = {"load_in_4bit": cfg.peft.load_in_4bit}
         self.evaluations.stand_beside(TARGET, loaded.digest, lambda: load_target(cfg, corpus, None, start))
@@ -231,7 +244,7 @@ class _Run:
 
         before = target_val.values()
         module, looks, steps = train(self.cfg, parts, look, before, self.place.checkpoints, log, probe)
-        if module.sharded:
+        if module.sharded and self.cfg.model.device != SHARDED:
             self._read_back(loaded)
         if looks.best_ok and looks.path is not None and looks.path.exists() and looks.best_step < steps:
             restore(module, looks.path)
@@ -257,6 +270,8 @@ class _Run:
 
     def _export(self, loaded: LoadedModel, model: Any, results: Results) -> None:
         """The model folder, with the guard that stands around it."""
+        if is_sharded(loaded.model):
+            self._read_back(loaded)
         guard = model if isinstance(model, Guarded) else None
         save = None if guard is None else lambda folder: save_guard(guard, folder)
         card = model_card(results, type(guard.guard) if guard else None)

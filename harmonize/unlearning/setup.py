@@ -16,6 +16,8 @@ from harmonize.models.load import LoadedModel
 from harmonize.tracking.environment import reset_peak_memory
 from harmonize.tracking.run_folder import RunFolder
 
+SHARDED = "sharded"  # of `model.device`
+
 
 def prepare_process(settings: Any) -> None:
     """Threads of this process, where the user asked for a number; no bars of libraries beside our own."""
@@ -50,7 +52,12 @@ def same_configuration(cfg: Any, place: RunFolder) -> None:
 
 
 def device_of(cfg: Any) -> str:
-    """`model.device`, where `auto` follows a trainer that is bound to the CPU: both must be in one place."""
+    """Where a whole model lies: `model.device`; one that is to be sharded comes into main memory first.
+
+    `auto` follows a trainer that is bound to the CPU: both must be in one place.
+    """
+    if cfg.model.device == SHARDED:
+        return "cpu"
     bound = cfg.model.device == "auto" and cfg.trainer.accelerator == "cpu"
     return "cpu" if bound else str(cfg.model.device)
 

@@ -33,7 +33,9 @@ SANDBOX_MODELS = ("sandbox:target", "sandbox:gold")
 _SEED = 0  # a sandbox model belongs to its world; the seed of a run moves the unlearning alone
 
 
-def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) -> LoadedModel:
+def load_target(
+    cfg: Any, corpus: Corpus, name: str | None, peft: Any = None, empty: bool = False
+) -> LoadedModel:
     """A model by the name in the configuration; `sandbox:target` and `sandbox:gold` are made on first use.
 
     Args:
@@ -41,19 +43,21 @@ def load_target(cfg: Any, corpus: Corpus, name: str | None, peft: Any = None) ->
         corpus: The data set, which sandbox models are trained on.
         name: Path, `hf:owner/name`, or a sandbox model; None takes `model.name_or_path`.
         peft: The `peft` configuration, or None for the plain model.
+        empty: The model's form alone, without weights.
     """
     path = model_path(cfg, corpus, name or cfg.model.name_or_path)
 
     def load() -> LoadedModel:
-        return load_model(cfg.model, peft, path=path)
+        return load_model(cfg.model, peft, path=path, empty=empty)
 
-    if name is None and warm.keeping():
+    if name is None and not empty and warm.keeping():
         key = model_identity(cfg, path, peft)
         size = sum(n for file, n, _ in key[-1] if file.endswith(".safetensors")) if key else 0
         loaded = warm.keep("target", key, load, lend=_copy, n_bytes=size)
     else:
         loaded = load()
-    to_device(loaded, device_of(cfg))
+    if not empty:
+        to_device(loaded, device_of(cfg))
     return loaded
 
 

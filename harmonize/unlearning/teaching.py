@@ -21,6 +21,7 @@ from harmonize.models.reference import Reference, build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.terms import Term, build_terms, top_sizes
+from harmonize.unlearning.together import shares_of
 
 KEPT = 64  # length of the stored top lists, unless objectives or the configuration ask for more
 
@@ -149,6 +150,7 @@ def _one_teacher(
             progress=progress,
             budget=_budget(cfg),
             names={"model": loaded.name, "data": corpus.name},
+            shares=shares_of(loaded.model),
         )
 
 
@@ -228,4 +230,5 @@ def build_reference_for(
             progress=progress,
             budget=_budget(cfg),
             names={"model": loaded.name, "data": corpus.name},
+            shares=shares_of(loaded.model),
         )

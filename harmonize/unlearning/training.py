@@ -25,6 +25,7 @@ from harmonize.unlearning.module import Log, UnlearningModule
 from harmonize.unlearning.optimizers import build_optimizer
 from harmonize.unlearning.probes import Probe
 from harmonize.unlearning.setup import plain_config
+from harmonize.unlearning.sharded import is_sharded
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.teaching import (
     build_reference_for,
@@ -307,6 +308,8 @@ def _weighter(cfg: Any, parts: Parts) -> Weighter:
     """The weighter, with what it measures on the start model."""
     weighter: Weighter = call(cfg.weighter, allow=cfg.allow, skip=("name",))
     loaded = parts.loaded
+    if is_sharded(loaded.model):
+        return weighter  # the one that measures nothing, as the checks have seen to
     head = Head.of(loaded.model, n_vocab=len(loaded.tokenizer))
     rows = answer_rows(cfg, loaded, parts.corpus)
     statistics = statistics_of(cfg, loaded, parts.corpus, parts.record)

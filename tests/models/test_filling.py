@@ -11,6 +11,7 @@ import torch
 from harmonize.models import filling
 from harmonize.models.filling import fill_teacher
 from harmonize.models.head import Head
+from harmonize.models.shares import ALONE
 from harmonize.models.teacher import TeacherRequest
 
 TARGETS = [(4, 5), (6,), (7, 8, 9)]
@@ -18,6 +19,8 @@ TARGETS = [(4, 5), (6,), (7, 8, 9)]
 
 class Reads:
     """A teacher that reads its requests backwards."""
+
+    model, shares = None, ALONE
 
     def batches(self, requests, done=None):
         for i in reversed(range(len(requests))):

@@ -44,7 +44,10 @@ def test_jobs_run_in_other_processes_and_a_failing_one_stops_no_other(launcher: 
     ("argv", "word"),
     [
         (["hydra/launcher=joblib", "seed=0"], "Add -m"),
-        (["-m", "hydra/launcher=submitit_slurm", "seed=0,1"], "SLURM's srun is not on this machine"),
+        (
+            ["-m", "hydra/launcher=submitit_slurm", "seed=0,1"],
+            "SLURM's srun and sbatch are not on this machine",
+        ),
         (
             ["-m", "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1", "seed=0,1"],
             "no Ray cluster answers",
@@ -68,6 +71,51 @@ def test_what_cannot_run_is_told(
     with pytest.raises(SystemExit) as ended:
         main(["unlearn", *argv])
     assert ended.value.code == 1 and word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tools", "words"),
+    [
+        ({"srun": "exit 1"}, "SLURM's sbatch is not on this machine"),
+        (
+            {
+                "srun": "exit 1",
+                "sbatch": "exit 1",
+                "sinfo": "echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1",
+            },
+            "SLURM cannot be reached (sinfo failed: slurm_load_partitions: Unable to contact slurm controller)",
+        ),
+        (
+            {
+                "srun": "exit 1",
+                "sbatch": "echo 'sbatch: error: invalid partition specified: gqu' >&2; exit 1",
+                "sinfo": "echo 'gpu*'",
+            },
+            "SLURM has not taken the jobs: sbatch: error: invalid partition specified: gqu",
+        ),
+    ],
+)
+def test_slurm_that_cannot_be_reached_or_refuses_is_told_without_a_traceback(
+    tools: dict[str, str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there, here = tmp_path / "bin", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    for name, lines in tools.items():
+        (there / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (there / name).chmod(0o700)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PATH", str(there))
+    with pytest.raises(SystemExit) as ended:
+        main(["unlearn", "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gqu", "seed=0,1"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 1 and f"{words}." in told and "Traceback" not in told
+    if "taken" not in words:
+        assert not list(here.iterdir())
 
 
 @pytest.mark.parametrize(

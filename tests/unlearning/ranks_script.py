@@ -11,19 +11,32 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from safetensors.torch import load_file
 
-from harmonize.errors import Interrupted
+from harmonize.errors import Interrupted, ModelError
+from harmonize.models.head import Head, output_layer
+from harmonize.models.lora import apply_peft, form_of_peft
+from harmonize.models.reference import build_reference
+from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.tracking.loggers import read_metrics
 from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.combiners import PCGrad
 from harmonize.unlearning.fit import fit
 from harmonize.unlearning.gradient import Sum
 from harmonize.unlearning.launch import _free_port
+from harmonize.unlearning.run import run
+from harmonize.unlearning.sharded import is_divided, shard
 from harmonize.unlearning.steps import StepLoader
-from tests.unlearning.toy import Rows, make_module, make_rows, trainer_settings
+from harmonize.unlearning.together import shares_of, together
+from tests.conftest import shared_folder
+from tests.unlearning.small import small_config
+from tests.unlearning.test_run import write_data
+from tests.unlearning.toy import Rows, make_module, make_rows, tiny_llama, trainer_settings
 
 STEPS, ROWS = 6, 8
 
@@ -92,12 +105,108 @@ def interrupted() -> str:
     return "not interrupted"
 
 
+def taught() -> dict:
+    """Teacher and reference of a model with adapters that start elsewhere than at zero, and who held what of it."""
+    model: torch.nn.Module = tiny_llama()
+    lora = {
+        "peft_type": "LORA",
+        "r": 2,
+        "target_modules": ["q_proj", "down_proj"],
+        "init_lora_weights": "pissa",
+    }
+    if ranks.is_first():
+        torch.manual_seed(1)
+        model = apply_peft(model, lora)
+    else:
+        model = form_of_peft(model.to("meta"), lora)
+    empty = all(p.is_meta for p in model.parameters())
+    if ranks.size() > 1:
+        shard(model)
+    shares = shares_of(model)
+    alike = tuple(range(3, 39))  # long enough to be read once for all that begin so
+    rows = make_rows(13)
+    requests = [
+        TeacherRequest(
+            r.example_id, r.role, (*(alike if n % 3 else ()), *r.prompt), None if n % 2 else r.target
+        )
+        for n, r in enumerate(rows)
+    ]
+    folder = Path(sys.argv[1], f"cache-{ranks.size()}")
+    common = {
+        "digest": "d",
+        "pad_id": 0,
+        "mode": "hidden",
+        "cache_dir": folder,
+        "batch_size": 2,
+        "shares": shares,
+    }
+    said = {"renderer_digest": "r", "end_id": 2, "stop_ids": [2], "max_new_tokens": 4, "top_k": 5}
+    teacher = build_teacher_cache(model, Head.of(model), requests, **common, **said)
+    kinds = ("log_probs", "hidden")
+    reference = build_reference(model, Head.of(model), rows, kinds, {0: 0}, **common)
+    held = [p.to_local() if is_divided(p) else p for p in model.parameters()]
+    return {
+        "empty": empty,
+        "folders": [teacher.path.name, reference.path.name],
+        "hidden": teacher.hidden(torch.arange(teacher.positions)).tolist(),
+        "targets": {r.example_id: teacher.target(r.example_id) for r in requests},
+        "forwards": [teacher.forwards, reference.forwards],
+        "weights": {n: whole(p.detach()).tolist() for n, p in model.named_parameters()},
+        "held": sum(p.numel() for p in held),
+        "head": sum(p.numel() for p in output_layer(model).parameters()),
+        "failed": failed(model),
+    }
+
+
+def failed(model: torch.nn.Module) -> str:
+    """What every rank raises when the last one fails between two passes and the others go on."""
+    ids = torch.ones((1, 3), dtype=torch.long)
+    try:
+        with torch.no_grad(), together(model):
+            for n in range(3):
+                if n == 1 and ranks.rank() == ranks.size() - 1:
+                    raise ModelError("no such row")
+                model(input_ids=ids)
+    except ModelError as error:
+        return str(error)
+    return "not failed"
+
+
+def run_config(shared: Path, folder: Path, *overrides: str) -> Any:
+    own = ["suite.axes=[forget]", "suite.relearn=false", "suite.bootstrap=2", "suite.max_new_tokens=4"]
+    own += ["method=npo", "save_model=false", "logger=csv", "trainer.log_every_n_steps=1", "seed=3"]
+    return small_config(shared, folder, *own, *overrides)
+
+
+def losses(folder: Path) -> list[float]:
+    return [value for _, name, value in read_metrics(folder / "metrics.csv") if name == "train/loss"]
+
+
+def whole_run() -> dict:
+    """A run of all weights that is an ordinary model before and after, as one rank of it or alone."""
+    folder = Path(sys.argv[1], f"run-{ranks.size()}")
+    shares = ["trainer.devices=2", "trainer.strategy=fsdp2"] if ranks.size() > 1 else []
+    cache = f"paths.cache_dir={sys.argv[1]}/run-cache-{ranks.size()}"
+    cfg = run_config(shared_folder(), Path(sys.argv[1]), "save_model=true", cache, *shares)
+    values = run(cfg, folder)
+    if not ranks.is_first():
+        return {}
+    state = load_file(folder / "model" / "model.safetensors")
+    return {
+        "losses": losses(folder),
+        "values": {k: v for k, v in values.items() if v is not None},
+        "exported": torch.cat([state[n].flatten()[:50] for n in sorted(state)]).tolist(),
+    }
+
+
 def everything() -> dict:
     rows = make_rows(32)
     # the first rank has a step's forget rows and no other: it lacks a term
     parted = [r for k in range(0, 32, ROWS) for r in sorted(rows[k : k + ROWS], key=lambda r: r.role)]
     return {
         "interrupted": interrupted(),
+        "taught": taught(),
+        "run": whole_run(),
         "sum": trajectory("sum", Sum(), parted, accumulate=2),
         "pcgrad": trajectory("pcgrad", PCGrad(groups="sides"), rows),
         "fsdp2": trajectory("fsdp2", Sum(), rows, strategy="fsdp2" if ranks.size() > 1 else "auto"),
@@ -113,6 +222,7 @@ def rank(number: int, port: int) -> None:
 
 
 if __name__ == "__main__":
+    write_data(Path(sys.argv[1], "data"))
     free = _free_port()
     children = []
     for number in (0, 1):

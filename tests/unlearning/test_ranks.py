@@ -12,18 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from harmonize.config.compose import compose_config
-from harmonize.errors import ConfigError, Rejected, RunError
-from harmonize.tracking.loggers import read_metrics
+from harmonize.errors import ConfigError, ModelError, Rejected, RunError
 from harmonize.tracking.results import read_run
 from harmonize.unlearning import launch
 from harmonize.unlearning.run import run
+from harmonize.unlearning.together import Together
 from tests.conftest import ROOT
-from tests.unlearning.ranks_script import STEPS
-from tests.unlearning.small import small_config
+from tests.unlearning.ranks_script import STEPS, losses, run_config
+from tests.unlearning.toy import tiny_llama
 
 CASES = ("sum", "pcgrad", "fsdp2")
+SHARES = (
+    "trainer.devices=2",
+    "trainer.strategy=fsdp2",
+    "model.device=sharded",
+    "trainer.val_check_interval=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,32 +60,84 @@ def test_ranks_see_disjoint_rows_which_make_up_the_step(trajectories: dict[str, 
         assert not set(one) & set(other) and [*one, *other] == whole
 
 
-def config(shared: Path, folder: Path, *overrides: str) -> Any:
-    own = ["suite.axes=[forget]", "suite.relearn=false", "suite.bootstrap=2", "suite.max_new_tokens=4"]
-    own += ["method=npo", "save_model=false", "logger=csv", "trainer.log_every_n_steps=1", "seed=3"]
-    return small_config(shared, folder, *own, *overrides)
+def test_ranks_that_hold_a_model_together_make_the_cache_of_one_process(trajectories: dict[str, Any]) -> None:
+    alone, first, second = (trajectories[name]["taught"] for name in ("alone", "rank0", "rank1"))
+    for name in ("folders", "hidden", "targets"):  # to the last bit: whole batches are dealt out
+        assert first[name] == second[name] == alone[name], name
+    assert len({tuple(t) for t in alone["targets"].values()}) > 5
+    for own, other, all_of_them in zip(first["forwards"], second["forwards"], alone["forwards"], strict=True):
+        assert 0 < own < all_of_them and 0 < other < all_of_them  # each computed some, and none computed all
 
 
-def losses(folder: Path) -> list[float]:
-    return [value for _, name, value in read_metrics(folder / "metrics.csv") if name == "train/loss"]
+def test_no_rank_holds_the_whole_model(trajectories: dict[str, Any]) -> None:
+    alone, first, second = (trajectories[name]["taught"] for name in ("alone", "rank0", "rank1"))
+    assert second["empty"] and not first["empty"]  # and yet has the first's weights, base and adapters
+    assert first["weights"] == second["weights"] == alone["weights"]
+    divided = alone["held"] - alone["head"]
+    for rank in (first, second):
+        assert rank["held"] - rank["head"] == pytest.approx(divided / 2, rel=0.02)
+
+
+def test_what_one_rank_raises_between_two_passes_all_raise(trajectories: dict[str, Any]) -> None:
+    assert [trajectories[n]["taught"]["failed"] for n in ("alone", "rank0", "rank1")] == ["no such row"] * 3
+
+
+def test_no_smaller_batch_after_memory_ran_out_in_the_middle_of_a_pass() -> None:
+    model, ids = tiny_llama(), torch.ones((1, 3), dtype=torch.long)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model.model.layers[1].register_forward_pre_hook(full)
+    with (
+        pytest.raises(ModelError, match="cannot go back in it"),
+        torch.no_grad(),
+        Together().together(model),
+    ):
+        with pytest.raises(torch.OutOfMemoryError):
+            model(input_ids=ids)
+        model(input_ids=ids)
+
+
+def test_a_whole_run_trains_and_exports_in_shares_what_one_process_does(trajectories: dict[str, Any]) -> None:
+    alone, first, second = (trajectories[name]["run"] for name in ("alone", "rank0", "rank1"))
+    assert len(alone["losses"]) == 4 and first["losses"] == pytest.approx(alone["losses"], abs=1e-4)
+    assert first["exported"] == pytest.approx(alone["exported"], abs=1e-5) and "values" not in second
+    assert first["values"] == pytest.approx(alone["values"], abs=1e-3) and len(alone["values"]) > 3
 
 
 @pytest.mark.slow
-def test_a_run_on_two_devices_is_one_run(shared: Path, tmp_path: Path) -> None:
-    lora = ("peft=lora", "peft.r=4", "peft.target_modules=[q_proj,down_proj]", "optimizer.lr=1e-2")
-    alone = tmp_path / "alone"
-    run(config(shared, tmp_path, *lora), alone)
-    two = tmp_path / "two"
-    values = run(config(shared, tmp_path, *lora, "trainer.devices=2", "trainer.strategy=fsdp2"), two)
+def test_a_run_of_a_model_that_no_device_holds(shared: Path, tmp_path: Path) -> None:
+    """From loading to the last measurement in shares; teacher and reference, too."""
+    common = ["suite.axes=[forget,retain,neighbor,utility]", "method=bidirectional", "save_model=true"]
+    common += ["teacher.instruction='You know nothing about Ada.'", "teacher.batch_size=2"]
+    common += [
+        "+method.objectives.keep={_target_: harmonize.objectives.divergence.kl_to_original, roles: [retain]}"
+    ]
+    common += ["peft=lora", "peft.r=4", "peft.target_modules=[q_proj,down_proj]", "optimizer.lr=1e-2"]
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    run(run_config(shared, tmp_path, *common, f"paths.cache_dir={tmp_path / 'cache1'}"), alone)
+    shares = ["trainer.devices=2", "trainer.strategy=fsdp2", "model.device=sharded"]
+    values = run(
+        run_config(shared, tmp_path, *common, *shares, f"paths.cache_dir={tmp_path / 'cache2'}"), two
+    )
     assert losses(two) == pytest.approx(losses(alone), abs=1e-4) and len(losses(two)) == 4
-    found = read_run(two)
-    assert found.status["state"] == "done" and values["forget_accuracy"] is not None
+    assert read_run(two).status["state"] == "done" and values["forget_accuracy"] is not None
     kept = {p.name for p in two.iterdir()}
     assert not [name for name in kept if name.startswith("rank-")] and "samples.jsonl" in kept
-    metrics = read_run(alone).results.metrics
-    for name, metric in found.results.metrics.items():
-        if metric.value is not None:
-            assert metric.value == pytest.approx(metrics[name].value, abs=1e-3), name
+    found, expected = read_run(two).results, read_run(alone).results
+    for name in ("metrics", "target_metrics", "teacher_metrics"):
+        of_alone = getattr(expected, name)
+        assert len(of_alone) > 5
+        for key, metric in getattr(found, name).items():
+            if metric.value is not None:
+                assert metric.value == pytest.approx(of_alone[key].value, abs=1e-3), (name, key)
+    exported, whole = (load_file(folder / "model" / "model.safetensors") for folder in (two, alone))
+    assert exported.keys() == whole.keys()
+    for name, value in exported.items():
+        torch.testing.assert_close(value, whole[name], atol=1e-5, rtol=0)
+    for path in (tmp_path / "cache1").glob("[rt]e*/*/*.npy"):  # teacher and reference, under the same keys
+        assert (tmp_path / "cache2" / path.relative_to(tmp_path / "cache1")).read_bytes() == path.read_bytes()
 
 
 def test_ctrl_c_to_one_rank_stops_all_after_the_same_step(trajectories: dict[str, Any]) -> None:
@@ -127,11 +187,27 @@ def test_signals_are_passed_on_and_what_the_first_rank_raised_is_raised(
             ["trainer.devices=2", "trainer.strategy=fsdp2", "gradient=pcgrad"],
             "Use trainer.val_check_interval=0 gradient=sum",
         ),
+        (["model.device=sharded"], "Add trainer.strategy=fsdp2"),
+        (
+            [*SHARES, "model.device=auto", "trainer.max_tokens_per_batch=64", "callbacks=probes"],
+            r"Use trainer.max_tokens_per_batch=null callbacks.probes=null\.",
+        ),
+        (
+            [*SHARES, "attack=battery", "suite=inside", "edit=sparse_update"],
+            "Use suite.relearn=false attack=suite suite=five_axes edit=none model.gold=null;",
+        ),
     ],
 )
 def test_what_several_devices_cannot_do_is_told_first(overrides: list[str], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         compose_config("unlearn", overrides)
+
+
+def test_what_the_messages_say_mends_them() -> None:
+    mended = ["suite.relearn=false", "attack=suite", "suite=five_axes", "edit=none", "model.gold=null"]
+    assert compose_config("unlearn", [*SHARES, *mended]).model.device == "sharded"
+    with pytest.raises(ConfigError, match="only unlearn has shares"):
+        compose_config("finetune", ["model.device=sharded"])
 
 
 def test_only_unlearn_trains_on_several_devices() -> None:
@@ -141,4 +217,4 @@ def test_only_unlearn_trains_on_several_devices() -> None:
 
 def test_several_machines_are_started_from_outside(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="torchrun --nnodes 2"):
-        run(config(shared, tmp_path, "trainer.num_nodes=2"), tmp_path / "run")
+        run(run_config(shared, tmp_path, "trainer.num_nodes=2"), tmp_path / "run")

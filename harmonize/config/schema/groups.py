@@ -121,7 +121,7 @@ class ModelConfig:
     plain_instruction, plain_question: The plain template's turns.
     gradient_checkpointing: Trade time for memory in the backward pass.
     trust_remote_code: Run code that ships with the model. Off unless you turn it on.
-    device: auto, cpu or cuda.
+    device: auto, cpu, cuda, or sharded (a share on each of trainer.devices, with trainer.strategy=fsdp2).
     """
 
     name_or_path: str = MISSING
