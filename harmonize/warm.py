@@ -10,6 +10,7 @@ copy, so that the next run finds it as it was loaded.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 SHARE = 0.25  # of the memory that is free, which one kept thing may take
 _MOST_FILES = 10_000
+_SMALL = 1 << 16  # bytes
 _places: ContextVar[dict[str, tuple[Any, Any]] | None] = ContextVar("kept between runs", default=None)
 
 
@@ -70,8 +72,8 @@ def keeping() -> bool:
     return _places.get() is not None
 
 
-def files_of(value: Any) -> list[tuple[str, int, int]] | None:
-    """(path, size, time of change) of every file that settings name, those of folders included, as a part of a key.
+def files_of(value: Any) -> list[tuple[str, int, int | str]] | None:
+    """(path, size, time of change; of a small one its content) of every file that settings name, those of folders included, as a part of a key.
 
     Args:
         value: A path, or containers with paths among other things.
@@ -79,14 +81,17 @@ def files_of(value: Any) -> list[tuple[str, int, int]] | None:
     Returns:
         None where there are too many to look at.
     """
-    found: list[tuple[str, int, int]] = []
+    found: list[tuple[str, int, int | str]] = []
     for path in _paths(value):
         files = [path] if path.is_file() else list(islice(path.rglob("*"), _MOST_FILES + 1))
         if len(files) > _MOST_FILES:
             return None
         for file in sorted(p for p in files if p.is_file()):
             facts = file.stat()
-            found.append((str(file.absolute()), facts.st_size, facts.st_mtime_ns))
+            # a cache notes its use in the time of a small file
+            small = facts.st_size <= _SMALL
+            told = hashlib.sha256(file.read_bytes()).hexdigest() if small else facts.st_mtime_ns
+            found.append((str(file.absolute()), facts.st_size, told))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,20 @@ def test_nothing_stays_outside_and_nothing_is_copied() -> None:
         raise AssertionError
 
     assert warm.keep("place", [1], Thing, lend=never) is not warm.keep("place", [1], Thing, lend=never)
+
+
+def test_a_note_of_use_in_the_time_of_a_small_file_changes_no_key(tmp_path: Path) -> None:
+    small, large = tmp_path / "config.json", tmp_path / "weights"
+    small.write_text("{}")
+    large.write_bytes(bytes(1 << 17))
+    before = warm.files_of(tmp_path)
+    os.utime(small, (1, 1))
+    assert warm.files_of(tmp_path) == before
+    small.write_text("[]")
+    changed = warm.files_of(tmp_path)
+    assert changed != before
+    os.utime(large, (1, 1))
+    assert warm.files_of(tmp_path) != changed
 
 
 def test_what_is_too_large_is_handed_out_itself(monkeypatch: pytest.MonkeyPatch) -> None:
