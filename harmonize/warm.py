@@ -73,7 +73,9 @@ def keeping() -> bool:
 
 
 def files_of(value: Any) -> list[tuple[str, int, int | str]] | None:
-    """(path, size, time of change; of a small one its content) of every file that settings name, those of folders included, as a part of a key.
+    """(path, size, time of change) of every file that settings name, those of folders included, as a part of a key.
+
+    Of a small file its content stands for its time.
 
     Args:
         value: A path, or containers with paths among other things.
