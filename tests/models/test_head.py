@@ -207,12 +207,15 @@ def test_data_parallel_wrapping_sees_every_gradient(tmp_path) -> None:
     alone = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    wrapped = None
     try:
         wrapped = torch.nn.parallel.DistributedDataParallel(model)
         for _ in range(2):  # a parameter that the wrapper missed would make the second forward raise
             model.zero_grad(set_to_none=True)
             (-head.log_probs(answer_hidden(wrapped, batch), batch.labels)).mean().backward()
     finally:
+        # the last to go must not be the wrapper: its end waits for threads that may wait for the interpreter's lock
+        del wrapped
         torch.distributed.destroy_process_group()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, alone[name], rtol=1e-5, atol=1e-7)
