@@ -57,9 +57,10 @@ def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
         notes.append(
             f"The target itself is below {WORKS_FROM:g} in {', '.join(weak)}: low figures there prove nothing."
         )
+    nowhere = [c for c in columns if c.key != SHIFT and not any(row.cells.get(c.key) for row in rows)]
     missing: dict[str, list[str]] = {}
     for row in rows:
-        for column in columns:
+        for column in (c for c in columns if c not in nowhere):
             cell = row.cells.get(column.key)
             if cell is None and column.key != SHIFT and not (row.is_reference and column.key in COSTS):
                 missing.setdefault(column.header, []).append(row.label)
@@ -68,6 +69,8 @@ def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     if missing:
         named = "; ".join(f"{header} ({', '.join(labels)})" for header, labels in missing.items())
         notes.append(f"{GAP} not measured: {named}.")
+    if nowhere:
+        notes.append(f"Measured in no run, and without a column: {', '.join(c.header for c in nowhere)}.")
     notes.append(
         "Time: teacher or reference, training with its looks at val, edits; CPU seconds without a GPU. Memory: the "
         "process's peak, measuring included."
@@ -93,5 +96,7 @@ def views_note(rows: Sequence[Row]) -> str:
     for row in rows:
         if not row.is_reference:
             views.setdefault(row.prefill, []).append(row.label)
+    if len(views) == 1:
+        return f"Prefilled views in training: {next(iter(views))}, in all rows."
     named = "; ".join(f"{mode}: {', '.join(labels)}" for mode, labels in sorted(views.items()))
     return f"Prefilled views in training: {named}."

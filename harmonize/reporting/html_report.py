@@ -51,7 +51,7 @@ def to_html_page(
 
 def _table(table: Table) -> Markup:
     rows = [Named(row, tag("th", words(label(row)), scope="row")) for row in table.rows]
-    drawn = five_axes(table, rows, table.columns)
+    drawn = five_axes(table, rows, table.measured)
     return join([tag("h2", words(table.title)), drawn, notes(table.footnotes)])
 
 

@@ -65,12 +65,18 @@ class Table:
     footnotes: list[str]
     columns: tuple[Column, ...] = COLUMNS
 
+    @cached_property
+    def measured(self) -> tuple[Column, ...]:
+        """The columns with a figure in some row: what is shown. The CSV holds all of them."""
+        return tuple(c for c in self.columns if any(row.cells.get(c.key) for row in self.rows))
+
     @property
     def blocks(self) -> tuple[tuple[str, tuple[Column, ...]], ...]:
-        """The columns in blocks that fit a terminal: the table's own first."""
-        own = tuple(c for c in self.columns if c not in COLUMNS)
-        found = [(title, tuple(COLUMNS[i] for i in places)) for title, places in BLOCKS]
-        return ((OWN_BLOCK, own), *found) if own else tuple(found)
+        """The measured columns in blocks that fit a terminal: the table's own first."""
+        own = tuple(c for c in self.measured if c not in COLUMNS)
+        shared = [(title, [COLUMNS[i] for i in places]) for title, places in BLOCKS]
+        found = [(title, tuple(c for c in block if c in self.measured)) for title, block in shared]
+        return tuple((title, block) for title, block in [(OWN_BLOCK, own), *found] if block)
 
     def is_best(self, row: Row, column: Column) -> bool:
         """Whether a method's figure is the best of all methods', as printed (ties all count)."""

@@ -120,12 +120,12 @@ def to_markdown(
     """
     lines = [f"# {markdown(title or f'Study {study.path.name}')}", ""]
     for table in tables:
-        heads = ["", "prefill", "n", *(f"{c.header} {c.arrow}" for c in table.columns)]
+        heads = ["", "prefill", "n", *(f"{c.header} {c.arrow}" for c in table.measured)]
         lines += [f"## {markdown(table.title)}", "", _markdown_row(heads)]
         lines.append(_markdown_row(["---", "---", *("---:" for _ in heads[2:])]))
         for row in table.rows:
             cells = [markdown(label(row)), markdown(row.prefill), str(row.n)]
-            for column in table.columns:
+            for column in table.measured:
                 text, mark = cell_text(row, column), table.mark(row, column)
                 cells.append(f"**{text}**" if mark == "best" else text + (NOISE if mark else ""))
             lines.append(_markdown_row(cells))
@@ -170,16 +170,16 @@ def to_latex(tables: list[Table], published: list[Published], grids: Sequence[Gr
     lines = ["% Needs \\usepackage{booktabs,graphicx}."]
     for table in tables:
         heads = " & ".join(
-            ["method", "prefill", "$n$", *(latex(f"{c.header} {c.arrow}") for c in table.columns)]
+            ["method", "prefill", "$n$", *(latex(f"{c.header} {c.arrow}") for c in table.measured)]
         )
-        lines += latex_open("ll" + "r" * (len(table.columns) + 1), heads)
+        lines += latex_open("ll" + "r" * (len(table.measured) + 1), heads)
         was_reference = False
         for row in table.rows:
             if was_reference and not row.is_reference:
                 lines.append(r"\midrule")
             was_reference = row.is_reference
             cells = [latex(label(row)), latex(row.prefill), str(row.n)]
-            for column in table.columns:
+            for column in table.measured:
                 text, mark = latex(cell_text(row, column)), table.mark(row, column)
                 cells.append(
                     rf"\textbf{{{text}}}" if mark == "best" else text + (latex(NOISE) if mark else "")

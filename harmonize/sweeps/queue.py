@@ -117,13 +117,15 @@ class Queue:
         from harmonize.unlearning.setup import plain_config
 
         overrides = [*job.overrides, f"study={self.study.name}", f"paths.runs={self.study.parent}"]
-        key = self._remembered(job)
-        if key is None:
-            key = content_key(plain_config(self._compositions.compose(job.command, overrides)))
-            self._remember(job, key)
+        known = self._remembered(job)
+        if known is None:
+            cfg = self._compositions.compose(job.command, overrides)
+            known = [content_key(plain_config(cfg)), _job_name(job, cfg)]
+            self._remember(job, known)
+        key, name = known
         folder = self._found.get(key)
         if folder is None:
-            folder = self.study / _job_name(job)
+            folder = self.study / name
             taken = folder in self._found.values() or any(folder.glob(CONFIG))
             if taken:  # other content under that name: a default has changed since
                 folder = folder.with_name(f"{folder.name}-{key[:8]}")
@@ -131,17 +133,18 @@ class Queue:
         self.refresh(entry)
         return entry
 
-    def _remembered(self, job: Job) -> str | None:
-        """The key of a job that was composed before by this version of configuration and code."""
+    def _remembered(self, job: Job) -> list[str] | None:
+        """Key and folder name of a job that was composed before by this version of configuration and code."""
         path = self.study / _INDEX / _index_name(job)
         with contextlib.suppress(OSError):
-            return path.read_text(encoding="utf-8").strip() or None
+            known = path.read_text(encoding="utf-8").split()
+            return known if len(known) == 2 else None
         return None
 
-    def _remember(self, job: Job, key: str) -> None:
+    def _remember(self, job: Job, known: Sequence[str]) -> None:
         folder = self.study / _INDEX
         make_folder(folder)
-        write_text(folder / _index_name(job), key + "\n")
+        write_text(folder / _index_name(job), " ".join(known) + "\n")
 
     def refresh(self, entry: Entry) -> None:
         """Reads how a job stands."""
@@ -209,14 +212,15 @@ def in_use(folder: Path) -> bool:
     return is_held(folder / LOCK, lambda: _status(folder).get("state") == RUNNING)
 
 
-def _job_name(job: Job) -> str:
+def _job_name(job: Job, cfg: Any) -> str:
     """The folder name that a Hydra sweep of the job's overrides gives."""
     given = dict(text.split("=", 1) for text in job.overrides if "=" in text)
-    defaults = {"method": "bidirectional", "dataset": "sandbox", "seed": "0"}
-    head = [
-        f"seed{given.get(k, defaults[k])}" if k == "seed" else given.get(k, defaults[k])
-        for k in names.head(job.command)
-    ]
+    head = []
+    for key in names.head(job.command):
+        value = given.get(key)
+        if value is None:  # an experiment may choose it
+            value = str(getattr(cfg[key], "name", cfg[key]))
+        head.append(f"seed{value}" if key == "seed" else value)
     return names.job_name(job.command, head, list(job.overrides), sweep=True)
 
 

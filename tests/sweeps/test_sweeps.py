@@ -19,7 +19,7 @@ from harmonize.errors import ConfigError, HarmonizeError, Rejected, TrainingErro
 from harmonize.evaluation.selection import select_score, shortfall
 from harmonize.reporting.published import load_yaml
 from harmonize.sweeps.choose import Verdict, judge, ranked
-from harmonize.sweeps.plan import files, load_sweep
+from harmonize.sweeps.plan import Job, files, load_sweep
 from harmonize.sweeps.queue import Queue, content_key
 from harmonize.sweeps.write import write_tuned
 from harmonize.tracking.metric import Metric
@@ -315,6 +315,15 @@ def test_what_is_done_is_found_by_content_not_by_name(work: list[Any], tmp_path:
     work.clear()
     assert status(path) == 0 and [c.seed for c in work] == [1]
     assert len(list((tmp_path / "runs" / "s").glob("*seed1*"))) == 2
+
+
+def test_a_folder_names_the_data_set_that_an_experiment_chooses(tmp_path: Path) -> None:
+    places = (f"dataset.root={tmp_path}", f"model.name_or_path={tmp_path}")
+    job = Job(("experiment=tofu_methods", "seed=3", *places))
+    named = [
+        Queue(tmp_path / "s").entries([job])[0].folder.name for _ in range(2)
+    ]  # composed, then remembered
+    assert named[0].startswith("bidirectional_tofu_seed3_") and named[0] == named[1]
 
 
 def test_an_interrupted_sweep_resumes_its_job(work: list[Any], tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ from harmonize.reporting.page.svg import Who, swatch
 
 def five_axes(chapter: Chapter) -> Markup:
     """The study's table, references first; columns without any figure are left out."""
-    shown = [c for c in chapter.table.columns if any(row.cells.get(c.key) for row in chapter.table.rows)]
     rows = [*chapter.references, *((m.who, m.row) for m in chapter.members)]
     named = [Named(row, name_cell(who, FRONT if row.front else ""), who.key) for who, row in rows]
-    return shared.five_axes(chapter.table, named, shown)
+    return shared.five_axes(chapter.table, named, chapter.table.measured)
 
 
 def name_cell(who: Who, mark: str = "") -> Markup:
