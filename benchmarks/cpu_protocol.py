@@ -87,11 +87,11 @@ def s4(place: Place) -> Iterator[dict[str, Any]]:
 
 
 def c1(place: Place) -> Iterator[dict[str, Any]]:
-    """The 1B's proportions, 16 rows behind instructions of half, one and two times their length."""
-    prefixes = (32, 64, 128)
-    for number, prefix in enumerate(prefixes):
-        work = Work(16, 64, 0.25, prefix)
-        yield from sections.caches(place, SHAPES["1b-proportioned"], work, len(prefixes) - number)
+    """The 1B's proportions: rows in four batches, behind instructions of half, one and two times their length."""
+    cases = [Work(16, 64, 0.25, prefix) for prefix in (32, 64, 128)]
+    cases.append(Work(64, 64, 0.25, 32))
+    for number, work in enumerate(cases):
+        yield from sections.caches(place, SHAPES["1b-proportioned"], work, len(cases) - number)
 
 
 def v1(place: Place) -> Iterator[dict[str, Any]]:
