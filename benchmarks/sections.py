@@ -43,7 +43,8 @@ from benchmarks.measure import Peak, Step, interleaved, parity, quartiles, ratio
 from benchmarks.place import PEAK_TFLOPS, Place, adamw, facts, trained
 from harmonize.data.batch import Row, collate
 from harmonize.models import packing
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.body import answer_hidden
+from harmonize.models.head import Head
 from harmonize.models.teacher import TeacherRequest
 
 FP16 = 2e-3  # parity of an arm that reads states which a cache rounded

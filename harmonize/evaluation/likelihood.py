@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harmonize.models.batching import batched
+from harmonize.models.body import evaluating
 from harmonize.models.generate import Adjust, no_nan
-from harmonize.models.head import evaluating
 from harmonize.models.stems import takes_logits_to_keep
 
 Pair = tuple[Sequence[int], Sequence[int]]

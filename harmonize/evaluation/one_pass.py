@@ -22,8 +22,8 @@ from harmonize.evaluation.likelihood import (
     target_logits,
 )
 from harmonize.models.batching import batched
+from harmonize.models.body import evaluating
 from harmonize.models.generate import Adjust, Progress, no_nan
-from harmonize.models.head import evaluating
 from harmonize.models.stems import HEAD, keeps_rows, pays, read_whole, stems
 
 if TYPE_CHECKING:

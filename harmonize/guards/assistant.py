@@ -7,7 +7,7 @@ from typing import Any
 
 from harmonize.config.edit_checks import acts
 from harmonize.config.rules import at_least, present, share
-from harmonize.models.head import blocks_of
+from harmonize.models.body import blocks_of
 from harmonize.models.load import LoadedModel
 from harmonize.models.lora import apply_peft, wants_adapters
 from harmonize.models.truncate import layers_kept, truncated_view

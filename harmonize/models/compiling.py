@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harmonize.models.head import blocks_of
+from harmonize.models.body import blocks_of
 
 PAD_TO = (
     64  # columns and answer positions of a compiled step come in multiples of this, so that few shapes occur

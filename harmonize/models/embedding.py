@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harmonize.data.batch import Row, collate
 from harmonize.models.batching import batched
-from harmonize.models.head import answer_hidden, evaluating
+from harmonize.models.body import answer_hidden, evaluating
 from harmonize.models.load import LoadedModel
 
 if TYPE_CHECKING:

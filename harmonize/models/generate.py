@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harmonize.errors import ModelError
 from harmonize.models.batching import batched
-from harmonize.models.head import evaluating
+from harmonize.models.body import evaluating
 from harmonize.models.stems import Read, keeps_rows, ordered, read_rows, shares, takes_logits_to_keep
 
 Progress = Callable[[int, int], None]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from harmonize.data.batch import Batch
 from harmonize.errors import ModelError
-from harmonize.models.head import Head, answer_states, blocks_of, evaluating, output_layer, unwrapped
+from harmonize.models.body import answer_states, blocks_of, evaluating, output_layer, unwrapped
+from harmonize.models.head import Head
 
 
 def layer_states(model: nn.Module, batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ from harmonize.data.corpus import content_hash
 from harmonize.data.render import PlainTemplate, Renderer
 from harmonize.errors import ModelError, did_you_mean, nearest
 from harmonize.models import packing
-from harmonize.models.head import blocks_of
+from harmonize.models.body import blocks_of
 from harmonize.models.lora import apply_peft, has_adapters, plain
 
 HUB = "hf:"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harmonize.models.head import output_layer, unwrapped
+from harmonize.models.body import output_layer, unwrapped
 
 LEAST = 32  # common tokens from which sharing pays for its own forward pass
 _KEPT = 4  # beginnings whose keys and values are kept

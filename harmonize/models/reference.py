@@ -23,10 +23,11 @@ from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
 from harmonize.data.example import ROLES
 from harmonize.errors import ConfigError
+from harmonize.models.body import answer_states, evaluating, output_layer
 from harmonize.models.budget import Budget, announce, choose
 from harmonize.models.cache import rows as stored_rows
 from harmonize.models.generate import Progress
-from harmonize.models.head import Head, answer_states, evaluating, output_layer
+from harmonize.models.head import Head
 from harmonize.models.lora import adapters_off, has_adapters
 from harmonize.models.shares import ALONE, Shares
 from harmonize.models.store import HEADER, RAM_BYTES, open_array

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harmonize.models.head import unwrapped
+from harmonize.models.body import unwrapped
 
 Ids = Sequence[int]
 

@@ -21,11 +21,12 @@ from harmonize import warm
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
 from harmonize.errors import ModelError, RunError
+from harmonize.models.body import answer_hidden, evaluating, output_layer
 from harmonize.models.budget import Budget, Place, afford
 from harmonize.models.cache import FP16_LIMIT, HiddenCache, LiveTeacher, TeacherCache, TopKCache
 from harmonize.models.filling import fill_teacher
 from harmonize.models.generate import Progress, greedy, in_order
-from harmonize.models.head import Head, answer_hidden, evaluating, output_layer
+from harmonize.models.head import Head
 from harmonize.models.lora import adapters_off, has_adapters
 from harmonize.models.prefix import SharedPrefix, alike
 from harmonize.models.shares import ALONE, Shares

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from harmonize.errors import ModelError
-from harmonize.models.head import blocks_of
+from harmonize.models.body import blocks_of
 from harmonize.models.lora import has_adapters
 
 FULL_LAYERS = 8  # of 32 in the code of ULD

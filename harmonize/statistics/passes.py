@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.errors import ModelError, did_you_mean
+from harmonize.models.body import answer_hidden, evaluating, output_layer, unwrapped
 from harmonize.models.generate import Progress
-from harmonize.models.head import Head, answer_hidden, evaluating, output_layer, unwrapped
+from harmonize.models.head import Head
 from harmonize.models.products import full_precision
 
 Statistic = dict[str, Tensor]

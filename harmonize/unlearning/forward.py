@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import Module
 
 from harmonize.data.batch import Batch, Row
-from harmonize.models.head import Head, answer_states, block_number
+from harmonize.models.body import answer_states, block_number
+from harmonize.models.head import Head
 from harmonize.objectives.inputs import layers_of
 from harmonize.objectives.outputs import Outputs
 from harmonize.unlearning.terms import Term, top_sizes

@@ -20,8 +20,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
 from harmonize.errors import TrainingError
+from harmonize.models.body import evaluating
 from harmonize.models.compiling import PAD_TO, CompiledBlocks
-from harmonize.models.head import Head, evaluating
+from harmonize.models.head import Head
 from harmonize.models.lora import is_adapter
 from harmonize.models.products import fp32_by_default
 from harmonize.unlearning import ranks

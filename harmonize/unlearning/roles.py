@@ -18,8 +18,8 @@ from harmonize.data.example import Example
 from harmonize.data.prefill import unit_hash
 from harmonize.data.render import Renderer
 from harmonize.data.views import RowFactory
+from harmonize.models.body import evaluating
 from harmonize.models.embedding import mean_hidden
-from harmonize.models.head import evaluating
 from harmonize.models.load import LoadedModel
 from harmonize.unlearning.cosines import add, layer_of, pairwise
 from harmonize.unlearning.forward import Forward

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import Module, Parameter
 
-from harmonize.models.head import blocks_of, output_layer, unwrapped
+from harmonize.models.body import blocks_of, output_layer, unwrapped
 from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import keep
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from harmonize import errors
 from harmonize.errors import HarmonizeError, ModelError
-from harmonize.models.head import evaluating
+from harmonize.models.body import evaluating
 from harmonize.models.load import LoadedModel
 from harmonize.models.shares import ALONE, Shares
 from harmonize.unlearning import ranks

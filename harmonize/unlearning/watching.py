@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from harmonize.data.batch import Batch
-from harmonize.models.head import Head, unwrapped
+from harmonize.models.body import unwrapped
+from harmonize.models.head import Head
 from harmonize.objectives.inputs import needs
 from harmonize.tracking.environment import peak_memory_bytes, reset_peak_memory
 from harmonize.unlearning.module import UnlearningModule

@@ -19,7 +19,8 @@ from harmonize.config.rules import known_roles, positive, present, share
 from harmonize.console import counted
 from harmonize.data.batch import Row, collate
 from harmonize.errors import DataError
-from harmonize.models.head import Head, answer_hidden, evaluating
+from harmonize.models.body import answer_hidden, evaluating
+from harmonize.models.head import Head
 from harmonize.statistics import Statistics, fit_stats
 from harmonize.statistics.passes import gradient_of, trained_parameters
 

@@ -11,7 +11,8 @@ from torch.nn import Module
 from harmonize.data.batch import Row, collate
 from harmonize.data.example import Example
 from harmonize.data.render import Renderer
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.body import answer_hidden
+from harmonize.models.head import Head
 
 
 class WorstPrefill:

@@ -21,7 +21,8 @@ from harmonize.data import sandbox
 from harmonize.data.batch import collate
 from harmonize.errors import ModelError
 from harmonize.models import packing
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.body import answer_hidden
+from harmonize.models.head import Head
 from harmonize.models.load import enable_checkpointing, load_model
 from harmonize.models.lora import apply_peft, is_adapter
 from harmonize.tracking.results import read_run

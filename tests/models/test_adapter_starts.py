@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from harmonize.data.batch import collate
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.body import answer_hidden
+from harmonize.models.head import Head
 from harmonize.models.load import model_digest
 from harmonize.models.lora import (
     OFFSET,

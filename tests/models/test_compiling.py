@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harmonize.models.body import blocks_of
 from harmonize.models.compiling import PAD_TO, CompiledBlocks
-from harmonize.models.head import blocks_of
 from harmonize.unlearning.module import UnlearningModule
 from tests.models.tiny import tiny
 from tests.unlearning.toy import make_module

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from harmonize.data.batch import Row, collate
 from harmonize.errors import ModelError
 from harmonize.models import products
-from harmonize.models.head import Head, answer_hidden, evaluating
+from harmonize.models.body import answer_hidden, evaluating
+from harmonize.models.head import Head
 from tests.models.tiny import ARCHITECTURES, V, some_rows, tiny
 
 

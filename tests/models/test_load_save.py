@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harmonize.config.schema import ModelConfig, PeftConfig
 from harmonize.data.batch import collate
 from harmonize.errors import ModelError, RunError
+from harmonize.models.body import answer_hidden
 from harmonize.models.generate import greedy
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel, load_model, stop_ids
 from harmonize.models.lora import adapters_off, apply_peft
 from harmonize.models.save import export

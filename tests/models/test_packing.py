@@ -8,7 +8,7 @@ import torch
 from harmonize.data.batch import Batch, Row, collate
 from harmonize.errors import ModelError
 from harmonize.models import packing
-from harmonize.models.head import answer_hidden, answer_states
+from harmonize.models.body import answer_hidden, answer_states
 from harmonize.models.prefix import SharedPrefix
 from tests.models.tiny import V, some_rows, tiny
 

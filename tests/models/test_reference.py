@@ -10,8 +10,9 @@ import torch
 
 from harmonize.data.batch import Row, collate, flatten
 from harmonize.errors import ModelError
+from harmonize.models.body import answer_hidden, answer_states, block_number, blocks_of
 from harmonize.models.cache import EnsembleCache
-from harmonize.models.head import Head, answer_hidden, answer_states, block_number, blocks_of
+from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft
 from harmonize.models.reference import build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache

@@ -11,8 +11,9 @@ import torch
 from harmonize.data.batch import Row, collate
 from harmonize.errors import ConfigError, ModelError, RunError
 from harmonize.models import teacher as teacher_module
+from harmonize.models.body import answer_hidden
 from harmonize.models.generate import greedy
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.head import Head
 from harmonize.models.lora import adapters_off, apply_peft
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.objectives.distill import pull, push

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from harmonize.errors import ModelError
+from harmonize.models.body import answer_states, blocks_of
 from harmonize.models.generate import greedy
-from harmonize.models.head import Head, answer_states, blocks_of
+from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft
 from harmonize.models.truncate import layers_kept, truncated_view
 from tests.models.tiny import ARCHITECTURES, some_rows, tiny

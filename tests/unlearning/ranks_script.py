@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from harmonize.errors import Interrupted, ModelError
-from harmonize.models.head import Head, output_layer
+from harmonize.models.body import output_layer
+from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft, form_of_peft
 from harmonize.models.reference import build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from harmonize.config.compose import compose_config
 from harmonize.errors import ConfigError
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.body import answer_hidden
+from harmonize.models.head import Head
 from harmonize.models.lora import OFFSET, adapter_layers, adapters_off
 from harmonize.objectives.adapters import representation_orthogonality
 from harmonize.objectives.divergence import inverted_hinge, kl_to_original

@@ -13,7 +13,8 @@ from harmonize.config.instantiate import parameters, resolve, to_plain
 from harmonize.data.batch import collate
 from harmonize.edits.inputs import inputs_of
 from harmonize.errors import ConfigError, DataError, ModelError
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.body import answer_hidden
+from harmonize.models.head import Head
 from harmonize.statistics import Statistics
 from harmonize.unlearning.finetuned import finetuned_weights
 from harmonize.unlearning.finish import OWN_KEYS

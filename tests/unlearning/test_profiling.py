@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harmonize.cli import main
 from harmonize.data.batch import collate
-from harmonize.models.head import Head, answer_hidden
+from harmonize.models.body import answer_hidden
+from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft
 from harmonize.objectives.distill import pull
 from harmonize.objectives.likelihood import cross_entropy

@@ -17,7 +17,7 @@ from harmonize.evaluation.attacks.texts import asked, check_counts, scored_words
 from harmonize.evaluation.likelihood import rows_that_fit
 from harmonize.evaluation.records import Query, Question
 from harmonize.models.batching import batched
-from harmonize.models.head import evaluating, unwrapped
+from harmonize.models.body import evaluating, unwrapped
 from harmonize.models.stems import takes_logits_to_keep
 
 

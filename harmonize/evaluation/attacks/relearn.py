@@ -25,7 +25,7 @@ from harmonize.evaluation.likelihood import Pair, in_batches, target_log_probs
 from harmonize.evaluation.metrics import MetricSpec, Where, accuracy
 from harmonize.evaluation.questions import plain_queries, used_facts
 from harmonize.evaluation.records import Query, Question
-from harmonize.models.head import evaluating
+from harmonize.models.body import evaluating
 
 RELEARN = "relearn"
 

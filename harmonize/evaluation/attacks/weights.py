@@ -17,7 +17,7 @@ from harmonize.evaluation.attacks.texts import check_counts, some
 from harmonize.evaluation.metrics import MetricSpec, Where, accuracy
 from harmonize.evaluation.questions import plain_queries
 from harmonize.evaluation.records import Query, Question
-from harmonize.models.head import unwrapped
+from harmonize.models.body import unwrapped
 from harmonize.models.lora import has_adapters
 
 

@@ -25,7 +25,7 @@ from harmonize.evaluation.parts.inside import (
 from harmonize.evaluation.parts.rows import content_key, role_problems, shown_facts
 from harmonize.evaluation.report import Report, curve
 from harmonize.evaluation.suite import NotMeasured, Part, Scene
-from harmonize.models.head import blocks_of
+from harmonize.models.body import blocks_of
 from harmonize.tracking.metric import Metric
 
 _WHERE_FROM = {GOLD: "model.gold=<folder or hf:owner/name>", TARGET: "target=<folder or hf:owner/name>"}

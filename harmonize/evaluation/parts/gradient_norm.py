@@ -15,7 +15,7 @@ from harmonize.evaluation.parts.membership import NOTHING_LEFT, Against, area_me
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import NotMeasured, Scene
 from harmonize.models.batching import batched
-from harmonize.models.head import evaluating
+from harmonize.models.body import evaluating
 from harmonize.tracking.direction import Better
 
 NAME = "mia_gradient_norm_auc"

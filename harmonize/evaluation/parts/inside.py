@@ -17,7 +17,7 @@ from harmonize.evaluation.questions import ask
 from harmonize.evaluation.report import Report
 from harmonize.evaluation.suite import NotMeasured, Part, Scene
 from harmonize.models.batching import batched
-from harmonize.models.head import blocks_of, evaluating, output_layer, unwrapped
+from harmonize.models.body import blocks_of, evaluating, output_layer, unwrapped
 from harmonize.models.layers import layer_states
 from harmonize.tracking.metric import Metric
 

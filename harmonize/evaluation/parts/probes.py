@@ -27,7 +27,7 @@ from harmonize.evaluation.probing import Probed, Swap, across_groups, fit, flipp
 from harmonize.evaluation.questions import ask
 from harmonize.evaluation.report import Report, curve
 from harmonize.evaluation.suite import Part, Scene
-from harmonize.models.head import blocks_of
+from harmonize.models.body import blocks_of
 from harmonize.tracking.metric import Metric
 
 ANSWER, MEMORIZATION = "answer probe", "memorization probe"
