@@ -82,6 +82,7 @@ BARS: Mapping[str, Sequence[Bar]] = {
         Bar("build, shared prefix", "forward", 0.80, where={"prefix": 32}),
         Bar("twice the rows", "step", 2.20),
         Bar("one study", "single runs", 0.85, of="CPU seconds"),
+        Bar("twice the runs", "one study", 2.20, of="CPU seconds"),
     ],
     "evaluating": [
         Bar("question once", "a row an option", 0.25),

@@ -33,9 +33,10 @@ _OURS = (
 
 
 def r1(place: Place) -> Iterator[dict[str, Any]]:
-    """16 shortened runs, and 4 of the default length."""
+    """16 shortened runs, and 4 of the default length; a study of 16 against one of 8."""
     for runs, steps in ((16, 20), (4, _DEFAULT_STEPS)):
         yield from study(runs, steps)
+    yield twice(8, 20)
 
 
 def study(runs: int, steps: int) -> Iterator[dict[str, Any]]:
@@ -44,17 +45,13 @@ def study(runs: int, steps: int) -> Iterator[dict[str, Any]]:
     Args:
         runs: Even. steps: Of each; fewer than the default are looked at on val once, at the end.
     """
-    fixed = ["dataset=sandbox", "method=bidirectional", f"trainer.max_steps={steps}"]
-    fixed += [] if steps == _DEFAULT_STEPS else [f"trainer.val_check_interval={steps}"]
+    fixed = _fixed(steps)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _seconds(_single(fixed, folder / "before", 0))
-        sweep = {"study": "study", "overrides": fixed, "sweep": {"seed": list(range(runs))}}
-        file = folder / "sweep.yaml"
-        file.write_text(yaml.safe_dump(sweep))
         half = runs // 2
         alone = [_seconds(_single(fixed, folder, seed)) for seed in range(half)]
-        together = _seconds(["sweep", str(file), "--runs", str(folder), "--quiet"])
+        together = _seconds(_sweep(fixed, folder, runs))
         alone += [_seconds(_single(fixed, folder, seed)) for seed in range(half, runs)]
         apart = _apart(folder / "study", folder / "single")
     about = {"runs": runs, "steps": steps}
@@ -74,6 +71,45 @@ def study(runs: int, steps: int) -> Iterator[dict[str, Any]]:
         "saved": round((sum(alone) - together) / runs, 2),
         **about,
     }
+
+
+def twice(runs: int, steps: int) -> dict[str, Any]:
+    """A study of twice as many seeds against one of `runs`: half of the small ones before it, half after."""
+    fixed = _fixed(steps)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _seconds(_single(fixed, folder / "before", 0))
+        few = [_seconds(_sweep(fixed, folder / "first", runs))]
+        many = _seconds(_sweep(fixed, folder / "twice", 2 * runs))
+        few.append(_seconds(_sweep(fixed, folder / "last", runs)))
+    found = round(2 * many / sum(few), 4)
+    return {
+        "arm_a": "twice the runs",
+        "arm_b": "one study",
+        "of": "CPU seconds",
+        "ratio_median": found,
+        "q1": found,
+        "q3": found,
+        "n": 1,
+        "predicted": 2.0,
+        "cpu_seconds": {"study": [round(s, 1) for s in few], "twice": round(many, 1)},
+        "runs": runs,
+        "steps": steps,
+    }
+
+
+def _fixed(steps: int) -> list[str]:
+    fixed = ["dataset=sandbox", "method=bidirectional", f"trainer.max_steps={steps}"]
+    return fixed if steps == _DEFAULT_STEPS else [*fixed, f"trainer.val_check_interval={steps}"]
+
+
+def _sweep(fixed: Sequence[str], folder: Path, runs: int) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "sweep.yaml"
+    file.write_text(
+        yaml.safe_dump({"study": "study", "overrides": fixed, "sweep": {"seed": list(range(runs))}})
+    )
+    return ["sweep", str(file), "--runs", str(folder), "--quiet"]
 
 
 def _single(fixed: Sequence[str], folder: Path, seed: int) -> list[str]:
