@@ -9,6 +9,8 @@ from harmonize.tracking.metric import Metric
 
 Figures = Mapping[str, Metric] | Mapping[str, float]
 """Metrics by name, or their values alone; what was not measured is None or left out."""
+NEIGHBORS = ("neighbor_accuracy", "retain_accuracy", "neighbor_accuracy_trained")
+"""What tells whether neighbors are kept, the first that is measured; trained-on ones are kept too easily, so come last."""
 
 
 def select_score(
@@ -21,8 +23,9 @@ def select_score(
 
     Rule: the lowest forget + ASR among states whose neighbor accuracy and utility are at least the given shares
     of the target's own. Forget is the mean of `forget_accuracy` and `forget_heldout_accuracy`, or the one that
-    was measured; ASR is `asr_worst`, left out where not measured. Neighbor accuracy is that of held-out subjects,
-    of trained-on ones where no other is measured for both. A floor whose figures are not measured is not applied.
+    was measured; ASR is `asr_worst`, left out where not measured. Neighbor accuracy is that of held-out subjects;
+    where val has none, the retain accuracy of held-out subjects stands for it, and then that of trained-on neighbors.
+    A floor whose figures are not measured is not applied.
 
     Args:
         metrics_val: Of the state, on the val split. target_val: Of the untouched model, on the same.
@@ -41,7 +44,7 @@ def select_score(
     if not forget:
         return False, math.inf
     score = sum(forget) / len(forget) + (_value(metrics_val, "asr_worst") or 0.0)
-    ok = _above(metrics_val, target_val, ("neighbor_accuracy", "neighbor_accuracy_trained"), neighbor_floor)
+    ok = _above(metrics_val, target_val, NEIGHBORS, neighbor_floor)
     ok = _above(metrics_val, target_val, ("utility_accuracy",), utility_floor) and ok
     return ok, score
 
@@ -49,11 +52,9 @@ def select_score(
 def kept_sum(metrics_val: Figures) -> float | None:
     """Neighbor + utility accuracy, the counterpart of `select_score`; None where neither is measured.
 
-    Neighbor accuracy is that of held-out subjects, or of trained-on ones where no other is measured. Our choice.
+    Neighbor accuracy is the first of `NEIGHBORS` that is measured. Our choice.
     """
-    neighbor = _value(metrics_val, "neighbor_accuracy")
-    if neighbor is None:
-        neighbor = _value(metrics_val, "neighbor_accuracy_trained")
+    neighbor = next((v for name in NEIGHBORS if (v := _value(metrics_val, name)) is not None), None)
     found = [v for v in (neighbor, _value(metrics_val, "utility_accuracy")) if v is not None]
     return sum(found) if found else None
 
@@ -90,7 +91,7 @@ def shortfall(
     """
     missing = 0.0
     for names, floor in (
-        (("neighbor_accuracy", "neighbor_accuracy_trained"), neighbor_floor),
+        (NEIGHBORS, neighbor_floor),
         (("utility_accuracy",), utility_floor),
     ):
         own, before = _compared(metrics_val, target_val, names)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harmonize.evaluation.selection import select_score
+from harmonize.evaluation.selection import kept_sum, select_score, shortfall
 from harmonize.tracking.metric import Metric
 
 TARGET = {"neighbor_accuracy": 1.0, "neighbor_accuracy_trained": 1.0, "utility_accuracy": 0.8}
@@ -42,6 +42,16 @@ def test_what_is_not_measured_bars_nothing() -> None:
     assert not select_score(_state(neighbor_accuracy=None), TARGET)[0]  # the trained-on ones stand in
     assert select_score(_state(neighbor_accuracy=None, neighbor_accuracy_trained=None), TARGET)[0]
     assert select_score(_state(utility_accuracy=0.0), {"neighbor_accuracy": 1.0})[0]
+
+
+def test_held_out_retain_stands_for_neighbors_before_trained_on_neighbors() -> None:
+    target = {**TARGET, "retain_accuracy": 1.0}
+    kept = _state(neighbor_accuracy=None, retain_accuracy=0.95)
+    lost = _state(neighbor_accuracy=None, retain_accuracy=0.5, neighbor_accuracy_trained=1.0)
+    assert select_score(kept, target)[0] and not select_score(lost, target)[0]
+    assert shortfall(kept, target) == 0.0 and shortfall(lost, target) == pytest.approx(0.4)
+    assert kept_sum(lost) == pytest.approx(0.5 + 0.75)
+    assert select_score(_state(retain_accuracy=0.1), target)[0]  # measured neighbors speak for themselves
 
 
 def test_values_alone_do() -> None:
