@@ -10,7 +10,7 @@ from harmonize.tracking.metric import Metric
 Figures = Mapping[str, Metric] | Mapping[str, float]
 """Metrics by name, or their values alone; what was not measured is None or left out."""
 NEIGHBORS = ("neighbor_accuracy", "retain_accuracy", "neighbor_accuracy_trained")
-"""What tells whether neighbors are kept, the first that is measured; trained-on ones are kept too easily, so come last."""
+"""Whether neighbors are kept: the first figure that is measured. Trained-on ones are kept too easily, so come last."""
 
 
 def select_score(
