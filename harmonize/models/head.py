@@ -204,13 +204,18 @@ class Head:
         tops, values = [], []
         step = rows_per_chunk(self.weight.shape[0])
         for h, wanted in zip(hidden.split(step), ids.split(step), strict=True):
-            raw = product(h, self.weight)
-            if self.bias is not None:
-                raw += self.bias
-            top = topk(self._valid(raw if self.scale > 0 else -raw), k) if k else wanted[:, :0]
+            top, raw = self._selection(h, wanted, k)
             tops.append(top)
-            values.append(raw.gather(1, torch.cat([top, wanted], 1)))
+            values.append(raw)
         return torch.cat(tops), torch.cat(values)
+
+    def _selection(self, hidden: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """`_chunked_selection` of one chunk, whose logits are gone before the next are made."""
+        raw = product(hidden, self.weight)
+        if self.bias is not None:
+            raw += self.bias
+        top = topk(self._valid(raw if self.scale > 0 else -raw), k) if k else ids[:, :0]
+        return top, raw.gather(1, torch.cat([top, ids], 1))
 
     def _verify(self, model: nn.Module, layer: nn.Module) -> None:
         """Compares with the model on a short probe, half of it amplified so that caps and scales show."""

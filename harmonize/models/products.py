@@ -174,6 +174,7 @@ def _weight_gradient_by_product(grad: Tensor, hidden: Tensor, weight: Tensor, id
             found = torch.mm(spread.t(), states, out_dtype=torch.float32)
         else:
             found = (spread.t() @ states).float()
+        del spread  # or two of them would be alive
         total = found if total is None else total.add_(found)
     return weight.new_zeros(weight.shape) if total is None else total.to(weight.dtype)
 

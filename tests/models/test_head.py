@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,6 +177,22 @@ def test_log_probs_in_chunks(monkeypatch) -> None:
     chunked = head.log_probs(hidden, labels)
     torch.testing.assert_close(chunked, expected)
     torch.testing.assert_close(torch.autograd.grad(chunked.sum(), [hidden, head.weight]), whole)
+
+
+def test_one_chunk_of_logits_is_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        assert not any(ref() is not None for ref in made)
+        out = products.product(hidden, weight)
+        made.append(weakref.ref(out))
+        return out
+
+    monkeypatch.setattr("harmonize.models.head.rows_per_chunk", lambda _: 2)
+    monkeypatch.setattr("harmonize.models.head.product", watched)
+    head = Head(torch.randn(40, 8))
+    head.select(torch.randn(7, 8, requires_grad=True), torch.randint(40, (7, 3)), 2, dense=False)
+    assert len(made) == 4
 
 
 def test_ties_are_ordered_by_id_across_the_border() -> None:
