@@ -218,7 +218,8 @@ def _read(place: Path, study: Study) -> StudyRun | None:
         return None
     state, error = _status(place)
     if not (place / RESULTS).is_file():
-        study.problems.append((place, f"{state or 'no results'}{': ' + clean(error, 200) if error else ''}"))
+        said = f"done, but {RESULTS} is missing" if state == "done" else state or "no results"
+        study.problems.append((place, f"{said}{': ' + clean(error, 200) if error else ''}"))
         return None
     if state in ("running", "failed", "interrupted", "rejected"):
         # Its results, if any, are those of an earlier or a half run.

@@ -134,6 +134,8 @@ def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path, writ
     foreign.mkdir()
     (foreign / "results.json").write_text('{"accuracy": 0.9}')
     write_run(tmp_path / "stopped", state="interrupted")
+    write_run(tmp_path / "lost", state="done")
+    (tmp_path / "lost" / "results.json").unlink()
     failed = write_run(tmp_path / "failed", state="failed", error="the loss is not finite\n\x1b[31m")
     (failed / "results.json").unlink()
     write_run(tmp_path / "empty", found={})
@@ -147,13 +149,24 @@ def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path, writ
     study = load_study(tmp_path)
     assert [run.path.name for run in study.runs] == ["good"]
     reasons = {path.name: reason for path, reason in study.problems}
-    assert reasons.keys() == {"corrupt", "older", "foreign", "stopped", "failed", "empty", "nameless", "half"}
+    assert reasons.keys() == {
+        "corrupt",
+        "older",
+        "foreign",
+        "stopped",
+        "failed",
+        "empty",
+        "nameless",
+        "half",
+        "lost",
+    }
     assert "not valid JSON" in reasons["corrupt"]
     assert "older than 1, the one this version reads" in reasons["older"]
     assert reasons["older"].endswith(f"harmonize evaluate model=hf model.name_or_path={older}/model")
     assert reasons["nameless"] == "its configuration names neither a data set nor a model"
     assert "not a results file of harmonize" in reasons["foreign"]
     assert reasons["stopped"] == "interrupted; results left out"
+    assert reasons["lost"] == "done, but results.json is missing"
     assert reasons["failed"] == "failed: the loss is not finite [31m"
     assert "\x1b" not in reasons["failed"]
 
