@@ -86,7 +86,7 @@ def commits(groups: list[Group]) -> list[str]:
         for run in group.runs
         if (git := run.results.git) and git.get("commit")
     )
-    named = ", ".join(f"{commit} ({n} runs)" for commit, n in found.most_common())
+    named = ", ".join(f"{commit} ({n} run{'' if n == 1 else 's'})" for commit, n in found.most_common())
     return [f"Commits: {named}."] if found else []
 
 

@@ -185,11 +185,9 @@ class Queue:
                     self._compositions.compose(entry.job.command, [*overrides, *(again if state else [])]),
                     entry.folder,
                 )
-        except Interrupted:
-            raise
-        except KeyboardInterrupt as error:
+        except (Interrupted, KeyboardInterrupt) as error:
             raise Interrupted(
-                f"Interrupted in {entry.folder}; the sweep goes on where it stopped."
+                f"Interrupted in {entry.folder}; the same command goes on where it stopped."
             ) from error
         except RunError as error:
             if in_use(entry.folder):  # another process was quicker, which is no failure
