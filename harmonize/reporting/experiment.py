@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from harmonize.config.paths import share
 from harmonize.errors import ConfigError, RunError, did_you_mean
 from harmonize.reporting.columns import Column
 from harmonize.reporting.published import Published, load_published, load_yaml
+from harmonize.reporting.study import SEED_KEYS
 from harmonize.sweeps.plan import Job, load_sweep
 from harmonize.sweeps.profiles import flattened
 from harmonize.sweeps.profiles import names as profile_names
@@ -138,12 +139,27 @@ def _as_text(value: Any) -> str:
 def write_record(study: Path, name: str, profile: str, overrides: Sequence[str]) -> None:
     """Notes in a study's folder which experiment its runs are of.
 
+    Further seeds of the same runs stand beside those noted before; runs with other overrides take their place.
+
     Raises:
         RunError: The folder cannot be written.
     """
     own = {"name": name, "profile": profile, "overrides": list(overrides)}
-    others = [entry for entry in _record(study) if (entry["name"], entry["profile"]) != (name, profile)]
+    others = [
+        entry
+        for entry in _record(study)
+        if (entry["name"], entry["profile"]) != (name, profile) or (entry != own and _seeds_apart(entry, own))
+    ]
     write_text(study / RECORD, json.dumps({"experiments": [*others, own]}, indent=2) + "\n")
+
+
+def _seeds_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two notes are of the same runs but for their seeds."""
+    plain = [
+        sorted(o for o in map(str, entry["overrides"]) if o.partition("=")[0] not in SEED_KEYS)
+        for entry in (one, other)
+    ]
+    return plain[0] == plain[1]
 
 
 def _record(study: Path) -> list[dict[str, Any]]:
@@ -171,9 +187,13 @@ def experiment_of(study: Path, name: str | None = None, profile: str | None = No
         name, profile: Only an experiment of this name, and this profile of it.
     """
     known = experiments()
-    for entry in reversed(_record(study)):
+    noted = _record(study)
+    for entry in reversed(noted):
         if entry["name"] in known and name in (None, entry["name"]) and profile in (None, entry["profile"]):
-            return load_experiment(entry["name"], entry["profile"] or None, entry["overrides"])
+            place = (entry["name"], entry["profile"])
+            same = [e["overrides"] for e in noted if (e["name"], e["profile"]) == place]
+            loaded = [load_experiment(entry["name"], entry["profile"] or None, given) for given in same]
+            return replace(loaded[-1], jobs=tuple(dict.fromkeys(job for e in loaded for job in e.jobs)))
     for found in [name] if name else known:
         content = load_yaml(known[found])
         if "runs_of" in content and name is None:

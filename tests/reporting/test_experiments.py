@@ -211,7 +211,13 @@ def test_which_experiment_a_study_is_of(tmp_path: Path, monkeypatch: pytest.Monk
     assert of(noted) == ("loss_ablation", "sandbox")
     assert of(noted, "five_axis_radar") == ("five_axis_radar", "full")
     found = experiment_of(noted)
-    assert found and len(found.jobs) == 8 and all("seed=5" in job.overrides for job in found.jobs)
+    assert found and len(found.jobs) == 16, "further seeds stand beside the first"
+    assert {o for job in found.jobs for o in job.overrides if o.startswith("seed=")} == {"seed=0", "seed=5"}
+    write_record(noted, "loss_ablation", "sandbox", ["seed=5", "trainer.max_steps=2"])
+    found = experiment_of(noted)
+    assert (
+        found and len(found.jobs) == 8 and all("trainer.max_steps=2" in job.overrides for job in found.jobs)
+    )
     (noted / module.RECORD).write_text("{")  # a broken note is none
     assert of(noted) == ("", "")
 

@@ -118,7 +118,9 @@ def _made_with(runs: Sequence[StudyRun]) -> Markup:
         machines[", ".join(str(x) for x in told if x)] += 1
     parts = []
     for name, found in (("Versions", versions), ("Machine", machines)):
-        told = [f"{k} ({n} run{'' if n == 1 else 's'})" if len(found) > 1 else k for k, n in found.most_common(5)]
+        told = [
+            f"{k} ({n} run{'' if n == 1 else 's'})" if len(found) > 1 else k for k, n in found.most_common(5)
+        ]
         told = [text or GAP for text in told]
         parts += [tag("dt", name), *(tag("dd", words(text, 900)) for text in told)]
     return tag("dl", *parts, class_="made")
