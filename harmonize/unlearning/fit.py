@@ -22,6 +22,10 @@ from harmonize.unlearning.callbacks import ResumeCheckpoint
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.sharded import FSDP2, KeepTrained, fsdp2
 from harmonize.unlearning.steps import StepLoader
+from harmonize.unlearning.zero import STAGES, zero
+
+# Lightning cannot load one file of optimizer states into shares: runs of other strategies start again
+RESUMES = ("auto", "ddp")
 
 
 class Bar(L.Callback):
@@ -134,8 +138,7 @@ def fit(
     graceful = GracefulStop()
     everything: list[L.Callback] = [*callbacks]
     saver = None
-    # Lightning cannot load one file of optimizer states into shares: a sharded run starts again
-    if checkpoints is not None and settings.strategy != FSDP2:
+    if checkpoints is not None and settings.strategy in RESUMES:
         saver = ResumeCheckpoint(checkpoints, settings.checkpoint_every)
         everything.append(saver)
     if settings.enable_progress_bar and ranks.is_first():
@@ -153,7 +156,7 @@ def fit(
         accelerator="cpu" if stay else settings.accelerator,
         devices=settings.devices if ranks.size() > 1 else 1,
         num_nodes=settings.num_nodes if ranks.size() > 1 else 1,
-        strategy=strategy(settings.strategy),
+        strategy=strategy(settings.strategy, module.clip, cpu=stay or settings.accelerator == "cpu"),
         use_distributed_sampler=False,
         precision=settings.precision,
         deterministic=settings.deterministic,
@@ -191,10 +194,18 @@ def fit(
     return int(trainer.global_step)
 
 
-def strategy(name: str) -> Any:
-    """Lightning's strategy of that name, as we want it: gradients are averaged by the module, once a step."""
+def strategy(name: str, clip: float | None, cpu: bool) -> Any:
+    """Lightning's strategy of that name, as we want it.
+
+    Args:
+        name: `trainer.strategy`.
+        clip: Largest gradient norm, for strategies that clip by themselves.
+        cpu: Whether the ranks train on processors.
+    """
     if name == FSDP2:
         return fsdp2(ranks.size())
+    if name in STAGES:
+        return zero(STAGES[name], clip, cpu)
     return "ddp" if name == "auto" and ranks.size() > 1 else name
 
 

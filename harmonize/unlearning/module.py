@@ -14,8 +14,6 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.nn import Module, Parameter
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from harmonize.data.batch import Batch, Row
 from harmonize.data.corpus import content_hash
@@ -26,13 +24,13 @@ from harmonize.models.head import Head
 from harmonize.models.lora import is_adapter
 from harmonize.models.products import fp32_by_default
 from harmonize.unlearning import ranks
-from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.controllers import Controller
 from harmonize.unlearning.cosines import TOTAL, add, gradients, pairwise
+from harmonize.unlearning.engine import Engine
 from harmonize.unlearning.forward import Forward
 from harmonize.unlearning.gradient import Combiner, StepTools
 from harmonize.unlearning.grouping import NO_ROLE, loss_name
-from harmonize.unlearning.sharded import is_divided, is_sharded, shard, trainable
+from harmonize.unlearning.sharded import alike, is_sharded, shard, trainable
 from harmonize.unlearning.steps import StepData, micro_batches
 from harmonize.unlearning.terms import (
     Denominators,
@@ -134,7 +132,6 @@ class UnlearningModule(L.LightningModule):
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self._sharded = is_sharded(student)
         self.trainable = trainable(student)
-        self._unreduced = False
 
     @property
     def controller(self) -> Controller:
@@ -156,9 +153,13 @@ class UnlearningModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer over the trainable parameters, and its per-step schedule."""
-        parts = self._alike()
+        parts = alike(self.trainable)
         optimizer = self._parts.optimizer(parts[0] if len(parts) == 1 else [{"params": p} for p in parts])
         return [optimizer], [self._parts.scheduler(optimizer)]
+
+    def on_train_start(self) -> None:
+        """The strategy is set up: it says who holds the gradients."""
+        self._engine: Engine = getattr(self.trainer.strategy, "engine", Engine)(self)
 
     def transfer_batch_to_device(self, batch: StepData, device: Any, dataloader_idx: int) -> StepData:
         """Rows are plain Python; their micro-batches are moved when they are made."""
@@ -188,20 +189,18 @@ class UnlearningModule(L.LightningModule):
         raw: dict[tuple[str, str], Tensor] = {}
         tools = self._tools(optimizer, batches, total, weights, step.step)
         apart: dict[tuple[str, str], list[Tensor | None]] = {}
-        for batch, found in zip(batches, self._losses(batches, total), strict=True):
-            weighted = self._weighted(found, weights)
-            if self._cosines_every and step.step % self._cosines_every == 0:
-                self._keep_apart(apart, weighted)
-            self._parts.combiner.accumulate(weighted, tools)
-            for key, value in found.items():
-                raw[key] = raw.get(key, 0.0) + value.detach()
-            self._timer.tokens += int(batch.attention_mask.sum())
-        if self._unreduced:
-            ranks.average_gradients([p for p in self.trainable if not is_divided(p)])
-            self._unreduced = False
+        with self._engine.accumulating(len(batches)):
+            for batch, found in zip(batches, self._losses(batches, total), strict=True):
+                weighted = self._weighted(found, weights)
+                if self._cosines_every and step.step % self._cosines_every == 0:
+                    self._keep_apart(apart, weighted)
+                self._parts.combiner.accumulate(weighted, tools)
+                for key, value in found.items():
+                    raw[key] = raw.get(key, 0.0) + value.detach()
+                self._timer.tokens += int(batch.attention_mask.sum())
         figures = self._parts.combiner.finish(tools)
         scale = self._gradient_scale()
-        norm = self._clip(scale or 1.0)
+        norm = self._engine.clip(scale or 1.0)
         values = self._reduce({key: float(v) for key, v in raw.items()})
         # of all ranks: they stop together or not at all. A scaler that overflowed leaves this step out by itself, and
         # tries a smaller scale
@@ -280,32 +279,8 @@ class UnlearningModule(L.LightningModule):
         return StepTools(step, self.seed, self.trainable, optimizer, self._backward, ranks.average, evaluate)
 
     def _backward(self, loss: Tensor) -> None:
-        """Backward pass into `.grad`, of this rank's rows; averaged once a step, before `finish`.
-
-        DDP's own hooks would average after every micro-batch, and wait for ever where a rank has no row of a term.
-        """
-        wrapped: Any = self.trainer.strategy.model
-        with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext():
-            self.manual_backward(loss)
-        self._unreduced = True
-
-    def _clip(self, scale: float) -> float:
-        """Clips the gradient, which a scaler has multiplied by `scale`; returns its norm before, without that."""
-        parts = self._alike()
-        norms = [whole(get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
-        norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
-        if self.clip:
-            for part in parts:
-                clip_grads_with_norm_(part, self.clip * scale, norm)
-        return float(norm) / scale
-
-    def _alike(self) -> list[list[Parameter]]:
-        """The trained parameters, divided ones apart from whole ones: torch takes no list that has both."""
-        parts = [
-            [p for p in self.trainable if is_divided(p)],
-            [p for p in self.trainable if not is_divided(p)],
-        ]
-        return [part for part in parts if part] or [[]]
+        """Backward pass of this rank's rows; gradients are those of all ranks before `finish`."""
+        self._engine.backward(loss)
 
     def _keep_apart(
         self, apart: dict[tuple[str, str], list[Tensor | None]], weighted: Mapping[tuple[str, str], Tensor]

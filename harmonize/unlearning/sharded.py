@@ -6,6 +6,7 @@ ordinary model made of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,12 @@ def trainable(model: Module) -> list[Parameter]:
     """What is trained, divided parameters before whole ones."""
     found = [p for p in model.parameters() if p.requires_grad]
     return [*(p for p in found if is_divided(p)), *(p for p in found if not is_divided(p))]
+
+
+def alike(parameters: Sequence[Parameter]) -> list[list[Parameter]]:
+    """Divided parameters apart from whole ones: torch takes no list that has both."""
+    parts = [[p for p in parameters if is_divided(p)], [p for p in parameters if not is_divided(p)]]
+    return [part for part in parts if part] or [[]]
 
 
 class KeepTrained(L.Callback):

@@ -27,7 +27,7 @@ from harmonize.tracking.loggers import read_metrics
 from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.combiners import PCGrad
-from harmonize.unlearning.fit import fit
+from harmonize.unlearning.fit import RESUMES, fit
 from harmonize.unlearning.gradient import Sum
 from harmonize.unlearning.launch import _free_port
 from harmonize.unlearning.run import run
@@ -56,7 +56,7 @@ seen: dict[int, list[str]] = {}
 
 
 def trajectory(
-    name: str, combiner: object, ordered: list, accumulate: int = 1, strategy: str = "auto"
+    name: str, combiner: object, ordered: list, accumulate: int = 1, strategy: str = "auto", **changes: Any
 ) -> dict:
     """Loss by step, the weights at the end, and the rows of each step."""
     losses: list[float] = []
@@ -66,11 +66,12 @@ def trajectory(
         if "train/loss" in found:
             losses.append(found["train/loss"])
 
-    module = make_module(combiner=combiner, accumulate=accumulate, log=log)
+    module = make_module(combiner=combiner, accumulate=accumulate, log=log, **changes)
     sampler = Shared(ordered, ROWS)
     folder = Path(sys.argv[1], f"{name}-{ranks.size()}")
-    # half, and on from the checkpoint, but for FSDP2, which has none
-    for stop in (STEPS,) if strategy == "fsdp2" else (STEPS // 2, STEPS):
+    strategy = strategy if ranks.size() > 1 else "auto"
+    # half, and on from the checkpoint, where the strategy has one
+    for stop in (STEPS // 2, STEPS) if strategy in RESUMES else (STEPS,):
         settings = trainer_settings(max_steps=stop, devices=ranks.size(), strategy=strategy)
         loader = lambda start: StepLoader(sampler, lambda r: [r], start)  # noqa: E731
         fit(module, loader, settings, title="toy", checkpoints=folder, resume=True)
@@ -210,7 +211,9 @@ def everything() -> dict:
         "run": whole_run(),
         "sum": trajectory("sum", Sum(), parted, accumulate=2),
         "pcgrad": trajectory("pcgrad", PCGrad(groups="sides"), rows),
-        "fsdp2": trajectory("fsdp2", Sum(), rows, strategy="fsdp2" if ranks.size() > 1 else "auto"),
+        "fsdp2": trajectory("fsdp2", Sum(), rows, strategy="fsdp2"),
+        "zero1": trajectory("zero1", Sum(), parted, accumulate=2, strategy="deepspeed_stage_1"),
+        "zero2": trajectory("zero2", Sum(), parted, accumulate=2, strategy="deepspeed_stage_2", cosines_every=2),
     }
 
 
