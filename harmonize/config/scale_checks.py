@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from harmonize.config.attack_checks import chosen
@@ -10,19 +11,25 @@ from harmonize.config.instantiate import resolve, takes, to_plain
 from harmonize.config.rules import at_least, on_weights, one_of, present
 from harmonize.errors import ConfigError
 
-STRATEGIES: tuple[str, ...] = ("auto", "ddp", "fsdp2")
+STRATEGIES: tuple[str, ...] = ("auto", "ddp", "fsdp2", "deepspeed_stage_1", "deepspeed_stage_2")
 _DEEPSPEED = (
-    "trainer.strategy={strategy} is not offered: DeepSpeed's engine owns gradients, clipping and the optimizer's step, "
-    "which here belong to the combination of the terms. Use trainer.strategy=fsdp2, which divides weights, gradients "
-    "and optimizer states as deepspeed_stage_3 does."
+    "trainer.strategy={strategy} is not offered: of DeepSpeed's stages, 1 and 2 are, without offloading. Use "
+    "trainer.strategy=fsdp2, which divides weights, gradients and optimizer states as deepspeed_stage_3 does, or "
+    "trainer.strategy=deepspeed_stage_2."
 )
+_MISSING = (
+    "trainer.strategy={strategy} needs DeepSpeed, which is not installed. Install it: pip install "
+    "'harmonize[deepspeed]', or use trainer.strategy=fsdp2."
+)
+# DeepSpeed hands an optimizer one long vector, a share of all weights: these take each weight by itself
+_ELEMENTWISE = ("Adadelta", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
 
 
 def check(cfg: Any, command: str) -> list[str]:
     """Problems of `trainer.devices`, `num_nodes` and `strategy`."""
     t = cfg.trainer
     problems = at_least("trainer.devices", t.devices, 1) + at_least("trainer.num_nodes", t.num_nodes, 1)
-    if str(t.strategy).startswith("deepspeed"):
+    if str(t.strategy).startswith("deepspeed") and t.strategy not in STRATEGIES:
         return [*problems, _DEEPSPEED.format(strategy=t.strategy)]
     problems += one_of("trainer.strategy", t.strategy, STRATEGIES)
     if cfg.model.device == "sharded" and command != "unlearn":
@@ -49,7 +56,8 @@ def check(cfg: Any, command: str) -> list[str]:
             f"trainer.devices={t.devices}: harmonize {command} works on one device; only unlearn trains on several. "
             "Use trainer.devices=1 trainer.num_nodes=1."
         ]
-    return _rows(cfg, world) + _weighter(cfg) + (_sharded(cfg) if t.strategy == "fsdp2" else [])
+    own = {"fsdp2": _sharded, "deepspeed_stage_1": _zero, "deepspeed_stage_2": _zero}.get(t.strategy)
+    return _rows(cfg, world) + _weighter(cfg) + (own(cfg) if own else [])
 
 
 def _rows(cfg: Any, world: int) -> list[str]:
@@ -72,6 +80,30 @@ def _weighter(cfg: Any) -> list[str]:
         f"{str(target).rpartition('.')[2]} weighs a row against the others of its step, which lie on other devices. "
         "Use weighter=none, or trainer.devices=1."
     ]
+
+
+def _zero(cfg: Any) -> list[str]:
+    """What DeepSpeed's engine does not do, which holds the gradients."""
+    t, kind = cfg.trainer, str(present(cfg.optimizer).get("_target_"))
+    wrong = {
+        "gradient=sum": present(cfg.gradient).get("_target_") != "harmonize.unlearning.gradient.Sum",
+        "trainer.precision=32-true": t.precision.endswith("-mixed"),
+        # ranks would cut their rows into different numbers of backward passes, which wait for each other
+        "trainer.max_tokens_per_batch=null": t.strategy == "deepspeed_stage_2"
+        and t.max_tokens_per_batch is not None,
+        "optimizer=adamw": kind not in [f"torch.optim.{name}" for name in _ELEMENTWISE],
+        "peft.load_in_4bit=false": bool(cfg.peft.load_in_4bit),
+    }
+    fix = [text for text, applies in wrong.items() if applies]
+    problems = []
+    if find_spec("deepspeed") is None:
+        problems.append(_MISSING.format(strategy=t.strategy))
+    if fix:
+        problems.append(
+            f"trainer.strategy={t.strategy} leaves gradients, clipping and the optimizer's states to DeepSpeed, which "
+            f"gives each rank a share of one long vector. Use {' '.join(fix)}."
+        )
+    return problems
 
 
 def _sharded(cfg: Any) -> list[str]:

@@ -55,6 +55,9 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
+            # saving looks into DeepSpeed, where it is installed, which would tell of a machine without GPUs
+            if not torch.cuda.is_available():
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")
             model.save_pretrained(work, **options)
             loaded.tokenizer.save_pretrained(work)
             (work / "README.md").write_text(card, encoding="utf-8")

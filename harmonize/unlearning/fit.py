@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from harmonize.console import progress_bar
+from harmonize.console import progress_bar, say
 from harmonize.errors import Interrupted, RunError
 from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import ResumeCheckpoint
@@ -141,6 +141,8 @@ def fit(
     if checkpoints is not None and settings.strategy in RESUMES:
         saver = ResumeCheckpoint(checkpoints, settings.checkpoint_every)
         everything.append(saver)
+    elif resume and ranks.is_first():
+        say(f"trainer.strategy={settings.strategy} leaves nothing to resume from: training starts again.")
     if settings.enable_progress_bar and ranks.is_first():
         everything.append(Bar(title, settings.max_steps))
     if settings.strategy == FSDP2 and checkpoints is not None:
@@ -156,7 +158,7 @@ def fit(
         accelerator="cpu" if stay else settings.accelerator,
         devices=settings.devices if ranks.size() > 1 else 1,
         num_nodes=settings.num_nodes if ranks.size() > 1 else 1,
-        strategy=strategy(settings.strategy, module.clip, cpu=stay or settings.accelerator == "cpu"),
+        strategy=strategy(settings.strategy, module, cpu=stay or settings.accelerator == "cpu"),
         use_distributed_sampler=False,
         precision=settings.precision,
         deterministic=settings.deterministic,
@@ -194,18 +196,18 @@ def fit(
     return int(trainer.global_step)
 
 
-def strategy(name: str, clip: float | None, cpu: bool) -> Any:
+def strategy(name: str, module: UnlearningModule, cpu: bool) -> Any:
     """Lightning's strategy of that name, as we want it.
 
     Args:
         name: `trainer.strategy`.
-        clip: Largest gradient norm, for strategies that clip by themselves.
+        module: What it is to train.
         cpu: Whether the ranks train on processors.
     """
     if name == FSDP2:
         return fsdp2(ranks.size())
     if name in STAGES:
-        return zero(STAGES[name], clip, cpu)
+        return zero(STAGES[name], module, cpu)
     return "ddp" if name == "auto" and ranks.size() > 1 else name
 
 

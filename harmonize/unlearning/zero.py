@@ -22,28 +22,27 @@ from harmonize.unlearning import ranks
 from harmonize.unlearning.engine import Engine
 
 STAGES = {"deepspeed_stage_1": 1, "deepspeed_stage_2": 2}
-_BUCKET = 50_000_000  # elements that are brought together at once (ours; DeepSpeed's 500 million take 2 GB of float32)
+_BUCKET = (
+    50_000_000  # gradients brought together at once, 200 MB of float32 (our choice; DeepSpeed's takes 2 GB)
+)
 
 
-def zero(stage: int, clip: float | None, cpu: bool) -> ZeroStrategy:
+def zero(stage: int, module: Any, cpu: bool) -> ZeroStrategy:
     """The strategy of a stage.
 
     Args:
         stage: 1 or 2.
-        clip: Largest gradient norm; None = no clipping.
+        module: What it is to train; its `clip` and the size of `trainable` are read.
         cpu: Whether the ranks train on processors, whatever else the machine has.
     """
     if cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
+    bucket = min(_BUCKET, sum(p.numel() for p in module.trainable))
     config = {
         "train_micro_batch_size_per_gpu": 1,  # for its own log alone: losses are divided by what they count already
-        "gradient_clipping": clip or 0.0,
+        "gradient_clipping": module.clip or 0.0,
         "zero_allow_untested_optimizer": True,  # torch's own, which needs nothing compiled
-        "zero_optimization": {
-            "stage": stage,
-            "reduce_bucket_size": _BUCKET,
-            "allgather_bucket_size": _BUCKET,
-        },
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket},
     }
     return ZeroStrategy(config=config)
 
@@ -98,8 +97,8 @@ class Zero(Engine):
         own = (self._passes, reached(loss, self.module.trainable))
         if ranks.any_of(ranks.of_first(own) != own):
             raise TrainingError(
-                "Ranks lack different terms in this step, so that their backward passes reach different weights, and "
-                "deepspeed_stage_2 would wait for ever. Use trainer.strategy=deepspeed_stage_1. This step was not taken."
+                "The ranks' losses reach different weights in this step, and deepspeed_stage_2 would wait for ever. "
+                "Use trainer.strategy=deepspeed_stage_1. This step was not taken."
             )
 
 
@@ -159,10 +158,10 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def teardown(self) -> None:
         """Takes DeepSpeed's hooks off, and gives every trained weight its own memory again."""
-        module: Any = self.lightning_module
-        if self.model is not module and hasattr(self.model, "destroy"):
-            self.model.destroy()
-            self.model = module
+        module, engine = self.lightning_module, self.model
+        if hasattr(engine, "destroy"):
+            engine.destroy()
+            self.model: Any = module
             for parameter in module.trainable:
                 parameter.grad = None
                 parameter.data = parameter.data.clone()

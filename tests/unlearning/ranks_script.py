@@ -17,23 +17,24 @@ import lightning as L
 import torch
 from safetensors.torch import load_file
 
-from harmonize.errors import Interrupted, ModelError
+from harmonize.errors import Interrupted, ModelError, TrainingError
 from harmonize.models.body import output_layer
 from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft, form_of_peft
 from harmonize.models.reference import build_reference
 from harmonize.models.teacher import TeacherRequest, build_teacher_cache
 from harmonize.tracking.loggers import read_metrics
-from harmonize.unlearning import ranks
+from harmonize.unlearning import ranks, zero
 from harmonize.unlearning.callbacks import whole
 from harmonize.unlearning.combiners import PCGrad
 from harmonize.unlearning.fit import RESUMES, fit
-from harmonize.unlearning.gradient import Sum
+from harmonize.unlearning.gradient import StepTools, Sum
 from harmonize.unlearning.launch import _free_port
 from harmonize.unlearning.run import run
 from harmonize.unlearning.sharded import is_divided, shard
 from harmonize.unlearning.steps import StepLoader
 from harmonize.unlearning.together import shares_of, together
+from harmonize.unlearning.zero import STAGES
 from tests.conftest import shared_folder
 from tests.unlearning.small import small_config
 from tests.unlearning.test_run import write_data
@@ -66,17 +67,79 @@ def trajectory(
         if "train/loss" in found:
             losses.append(found["train/loss"])
 
-    module = make_module(combiner=combiner, accumulate=accumulate, log=log, **changes)
+    precision = changes.pop("precision", "32-true")
+    model = tiny_llama().bfloat16() if precision == "bf16-true" and ranks.size() > 1 else None
+    module = make_module(model, combiner=combiner, accumulate=accumulate, log=log, **changes)
     sampler = Shared(ordered, ROWS)
     folder = Path(sys.argv[1], f"{name}-{ranks.size()}")
-    strategy = strategy if ranks.size() > 1 else "auto"
+    if ranks.size() == 1:
+        strategy, precision = "auto", "32-true"
     # half, and on from the checkpoint, where the strategy has one
     for stop in (STEPS // 2, STEPS) if strategy in RESUMES else (STEPS,):
-        settings = trainer_settings(max_steps=stop, devices=ranks.size(), strategy=strategy)
+        settings = trainer_settings(
+            max_steps=stop, devices=ranks.size(), strategy=strategy, precision=precision
+        )
         loader = lambda start: StepLoader(sampler, lambda r: [r], start)  # noqa: E731
         fit(module, loader, settings, title="toy", checkpoints=folder, resume=True)
-    weights = torch.cat([whole(p.detach()).flatten() for p in module.student.parameters()])
-    return {"losses": losses, "weights": weights.tolist(), "seen": [seen[step] for step in range(STEPS)]}
+    return {"losses": losses, "weights": flat(module.student), "seen": [seen[step] for step in range(STEPS)]}
+
+
+class Uneven(Sum):
+    """The last rank's loss reaches the output layer alone."""
+
+    def accumulate(self, weighted: Any, tools: StepTools) -> None:
+        if ranks.rank():
+            tools.backward(tools.parameters[-1].square().sum())
+        else:
+            super().accumulate(weighted, tools)
+
+
+class Steep(Sum):
+    """From a step on, a finite loss whose gradient is not, on the first rank."""
+
+    def accumulate(self, weighted: Any, tools: StepTools) -> None:
+        steep = (tools.parameters[0] * 0).sum()
+        more = steep.sqrt() if tools.step == 2 and ranks.is_first() else steep
+        super().accumulate({**weighted, ("steep", "forget"): more}, tools)
+
+
+class Holds(L.Callback):
+    """What a rank holds before an optimizer step, in numbers, and the weights after the last one."""
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: Any) -> None:
+        shares = getattr(optimizer, "averaged_gradients", {}).values()
+        self.states = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
+        self.gradients = [p.grad for p in module.trainable if p.grad is not None]
+        self.held = [sum(t.numel() for t in self.states)]
+        self.held.append(sum(t.numel() for t in [*self.gradients, *(t for share in shares for t in share)]))
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: object) -> None:
+        self.weights = flat(module.student)
+
+
+def uneven(strategy: str, combiner: Sum) -> dict:
+    """A training in which ranks differ, or a gradient is not finite: what was held, said and left behind."""
+    module, sampler, said = make_module(combiner=combiner), Shared(make_rows(32), ROWS), ""
+    strategy, holds = strategy if ranks.size() > 1 else "auto", Holds()
+    settings = trainer_settings(max_steps=4, devices=ranks.size(), strategy=strategy)
+    loader = lambda start: StepLoader(sampler, lambda r: [r], start)  # noqa: E731
+    try:
+        fit(module, loader, settings, title="toy", callbacks=[holds])
+    except TrainingError as error:
+        said = str(error)
+    parameters = list(module.student.parameters())
+    return {
+        "said": said,
+        "weights": flat(module.student),
+        "before": getattr(holds, "weights", None),
+        "held": getattr(holds, "held", None),
+        "own_memory": all(p.untyped_storage().nbytes() == p.nbytes for p in parameters),
+        "hooks": sum(len(p._post_accumulate_grad_hooks or ()) for p in parameters),
+    }
+
+
+def flat(model: torch.nn.Module) -> list[float]:
+    return torch.cat([whole(p.detach()).flatten() for p in model.parameters()]).tolist()
 
 
 def interrupted() -> str:
@@ -213,11 +276,17 @@ def everything() -> dict:
         "pcgrad": trajectory("pcgrad", PCGrad(groups="sides"), rows),
         "fsdp2": trajectory("fsdp2", Sum(), rows, strategy="fsdp2"),
         "zero1": trajectory("zero1", Sum(), parted, accumulate=2, strategy="deepspeed_stage_1"),
-        "zero2": trajectory("zero2", Sum(), parted, accumulate=2, strategy="deepspeed_stage_2", cosines_every=2),
+        "zero2": trajectory(
+            "zero2", Sum(), parted, accumulate=2, strategy="deepspeed_stage_2", cosines_every=2
+        ),
+        "bf16": trajectory("bf16", Sum(), rows, strategy="deepspeed_stage_2", precision="bf16-true"),
+        "uneven": {name: uneven(name, Uneven()) for name in ("ddp", *STAGES)},
+        "steep": {name: uneven(name, Steep()) for name in STAGES},
     }
 
 
 def rank(number: int, port: int) -> None:
+    zero._BUCKET = 600  # several buckets, and parameters larger than one
     where = {"RANK": number, "LOCAL_RANK": number, "NODE_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({k: str(v) for k, v in where.items()}, MASTER_ADDR="127.0.0.1")
     ranks.join(cuda=False)

@@ -15,17 +15,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harmonize.config import scale_checks
 from harmonize.config.compose import compose_config
 from harmonize.errors import ConfigError, ModelError, Rejected, RunError
 from harmonize.tracking.results import read_run
 from harmonize.unlearning import launch
 from harmonize.unlearning.run import run
 from harmonize.unlearning.together import Together
+from harmonize.unlearning.zero import STAGES
 from tests.conftest import ROOT
 from tests.unlearning.ranks_script import STEPS, losses, run_config
 from tests.unlearning.toy import tiny_llama
 
-CASES = ("sum", "pcgrad", "fsdp2")
+CASES = ("sum", "pcgrad", "fsdp2", "zero1", "zero2")
+TWO = ("trainer.devices=2",)
 SHARES = (
     "trainer.devices=2",
     "trainer.strategy=fsdp2",
@@ -38,7 +41,8 @@ SHARES = (
 def trajectories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two ranks and one process alone saw, by name."""
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.unlearning.ranks_script", str(folder)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
     return {p.stem: json.loads(p.read_text()) for p in folder.glob("*.json")}
@@ -58,6 +62,37 @@ def test_ranks_see_disjoint_rows_which_make_up_the_step(trajectories: dict[str, 
     alone, first, second = (trajectories[name][case]["seen"] for name in ("alone", "rank0", "rank1"))
     for whole, one, other in zip(alone, first, second, strict=True):
         assert not set(one) & set(other) and [*one, *other] == whole
+
+
+def test_bfloat16_weights_with_master_shares_follow_float32(trajectories: dict[str, Any]) -> None:
+    alone, first, second = (trajectories[name]["bf16"] for name in ("alone", "rank0", "rank1"))
+    assert first["losses"] == pytest.approx(alone["losses"], abs=5e-3) and first["losses"] != alone["losses"]
+    assert second["weights"] == first["weights"] == torch.tensor(first["weights"]).bfloat16().tolist()
+
+
+def test_a_rank_whose_loss_reaches_less_is_waited_for_or_told(trajectories: dict[str, Any]) -> None:
+    for rank in ("rank0", "rank1"):
+        found = trajectories[rank]["uneven"]
+        assert found["deepspeed_stage_1"]["weights"] == pytest.approx(found["ddp"]["weights"], abs=1e-5)
+        assert found["deepspeed_stage_1"]["said"] == found["ddp"]["said"] == ""
+        assert "Use trainer.strategy=deepspeed_stage_1." in found["deepspeed_stage_2"]["said"]
+        assert found["deepspeed_stage_2"]["before"] is None  # no step
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_rank_holds_half_and_takes_no_step_that_is_not_finite(
+    trajectories: dict[str, Any], stage: str
+) -> None:
+    size = len(trajectories["rank0"]["steep"][stage]["weights"])
+    for rank in ("rank0", "rank1"):
+        found = trajectories[rank]["steep"][stage]
+        states, gradients = found["held"]
+        assert states == pytest.approx(2 * size / 2, rel=0.02)  # AdamW's two numbers a weight
+        assert gradients == pytest.approx(size / 2, rel=0.02)
+        assert found["said"].startswith("Stopped at step 2: the gradient of the term")
+        assert found["weights"] == found["before"]
+        assert found["own_memory"] and found["hooks"] == 0  # an ordinary model again
+    assert trajectories["rank0"]["uneven"]["ddp"]["held"] == [2 * size, size]
 
 
 def test_ranks_that_hold_a_model_together_make_the_cache_of_one_process(trajectories: dict[str, Any]) -> None:
@@ -181,8 +216,29 @@ def test_signals_are_passed_on_and_what_the_first_rank_raised_is_raised(
         (["trainer.devices=3"], "cannot be shared evenly by 3 devices"),
         (["trainer.devices=2", "weighter=guard"], "weighter=none, or trainer.devices=1"),
         (["trainer.strategy=fsdp2"], "needs several devices"),
-        (["trainer.strategy=deepspeed_stage_3", "trainer.devices=2"], "is not offered"),
-        (["trainer.strategy=dpd"], "Available: auto, ddp, fsdp2"),
+        (
+            ["trainer.strategy=deepspeed_stage_3", "trainer.devices=2"],
+            "Use trainer.strategy=fsdp2, which divides",
+        ),
+        (["trainer.strategy=deepspeed_stage_2"], "needs several devices"),
+        (
+            [
+                *TWO,
+                "trainer.strategy=deepspeed_stage_2",
+                "trainer.max_tokens_per_batch=64",
+                "gradient=pcgrad",
+            ],
+            r"Use gradient=sum trainer.max_tokens_per_batch=null\.",
+        ),
+        (
+            [*TWO, "trainer.strategy=deepspeed_stage_1", "trainer.precision=bf16-mixed"],
+            r"Use trainer.precision=32-true\.",
+        ),
+        (
+            [*TWO, "trainer.strategy=deepspeed_stage_1", "optimizer._target_=torch.optim.Adagrad"],
+            r"Use .*optimizer=adamw\.",
+        ),
+        (["trainer.strategy=dpd"], "Available: auto, ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp2"),
         (
             ["trainer.devices=2", "trainer.strategy=fsdp2", "gradient=pcgrad"],
             "Use trainer.val_check_interval=0 gradient=sum",
@@ -201,6 +257,14 @@ def test_signals_are_passed_on_and_what_the_first_rank_raised_is_raised(
 def test_what_several_devices_cannot_do_is_told_first(overrides: list[str], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         compose_config("unlearn", overrides)
+
+
+def test_deepspeed_that_is_not_installed_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scale_checks, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'harmonize\[deepspeed\]'"):
+        compose_config("unlearn", [*TWO, "trainer.strategy=deepspeed_stage_2"])
 
 
 def test_what_the_messages_say_mends_them() -> None:

@@ -258,7 +258,8 @@ class TrainerConfig:
         target's own val figures.
     floor_patience: Looks in a row below utility_floor after which the run is given up and marked rejected (0 = never).
     checkpoint_every: Steps between resume checkpoints (0 = only the last).
-    devices, num_nodes: Devices of a machine, and machines (docs/scale.md). strategy: auto (one device, or ddp) or ddp.
+    devices, num_nodes: Devices of a machine, and machines (docs/scale.md). strategy: auto (one device, or ddp), ddp,
+        deepspeed_stage_1, deepspeed_stage_2 or fsdp2.
     cosines_every_n_steps: Steps between logs of the cosines between the terms' gradients (0 = never; such a step costs
         one backward pass per term and role more, and changes nothing in training).
     """
