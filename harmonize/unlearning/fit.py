@@ -83,9 +83,9 @@ class GracefulStop(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Stops at a step boundary, where weights and optimizer agree."""
-        self.asked = ranks.any_of(self.asked)  # signals reach ranks at different steps
-        if self.asked:
-            trainer.should_stop = True
+        # signals reach ranks at different steps; one that comes while they meet is heard at the next
+        if ranks.any_of(self.asked):
+            self.asked = trainer.should_stop = True
 
     def on_train_end(self, *args: Any) -> None:
         """Gives the signals back."""

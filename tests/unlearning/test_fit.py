@@ -11,6 +11,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -23,8 +24,9 @@ from harmonize.errors import Interrupted, Rejected, RunError, TrainingError
 from harmonize.objectives.likelihood import cross_entropy
 from harmonize.objectives.reduce import per_row
 from harmonize.tracking.run_folder import RunFolder
+from harmonize.unlearning import ranks
 from harmonize.unlearning.callbacks import ValAxes, restore
-from harmonize.unlearning.fit import fit, resumed_step
+from harmonize.unlearning.fit import GracefulStop, fit, resumed_step
 from harmonize.unlearning.module import UnlearningModule
 from harmonize.unlearning.steps import StepLoader, micro_batches
 from harmonize.unlearning.terms import Term, build_terms, denominators
@@ -301,3 +303,18 @@ def test_terms_from_configuration() -> None:
     assert [t.name for t in made] == ["forget", "keep"]
     assert made[0].weight == 0.5 and made[1].roles == {"retain": 1.0, "neighbor": 2.0}
     assert made[1].settings == {"positions": "first"} and not made[0].needs_teacher
+
+
+def test_a_ctrl_c_that_comes_while_ranks_meet_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, trainer = GracefulStop(), SimpleNamespace(should_stop=False)
+
+    def meet(flag: bool) -> bool:
+        if not flag:
+            stop._note(signal.SIGINT, None)
+        return flag
+
+    monkeypatch.setattr(ranks, "any_of", meet)
+    stop.on_train_batch_end(trainer)  # type: ignore[arg-type]
+    assert not trainer.should_stop  # the others have not heard of it
+    stop.on_train_batch_end(trainer)  # type: ignore[arg-type]
+    assert trainer.should_stop
