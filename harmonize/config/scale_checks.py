@@ -14,8 +14,8 @@ from harmonize.errors import ConfigError
 STRATEGIES: tuple[str, ...] = ("auto", "ddp", "fsdp2", "deepspeed_stage_1", "deepspeed_stage_2")
 _DEEPSPEED = (
     "trainer.strategy={strategy} is not offered. Of DeepSpeed's stages 1 and 2 are, without offloading: stage 3 would "
-    "divide the output layer, which the losses read outside of the model's forward, where DeepSpeed gathers nothing. Use "
-    "trainer.strategy=fsdp2, which divides weights, gradients and optimizer states as stage 3 does, or "
+    "divide the output layer, which the losses read outside of the model's forward, where DeepSpeed gathers nothing. "
+    "Use trainer.strategy=fsdp2, which divides weights, gradients and optimizer states as stage 3 does, or "
     "trainer.strategy=deepspeed_stage_2."
 )
 _MISSING = (
