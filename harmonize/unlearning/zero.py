@@ -137,7 +137,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             return
         import deepspeed
 
-        # would compile a kernel for ranks of one machine, for minutes, and load it beside gloo
+        # would compile a kernel for ranks of one machine, which takes a minute, and load it beside gloo
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.set_world_ranks()
         self._init_deepspeed_distributed()
@@ -159,10 +159,13 @@ class ZeroStrategy(DeepSpeedStrategy):
     def teardown(self) -> None:
         """Takes DeepSpeed's hooks off, and gives every trained weight its own memory again."""
         module, engine = self.lightning_module, self.model
-        if hasattr(engine, "destroy"):
-            engine.destroy()
-            self.model: Any = module
-            for parameter in module.trainable:
-                parameter.grad = None
+        if not hasattr(engine, "destroy"):
+            super().teardown()
+            return
+        engine.destroy()
+        self.model: Any = module
+        super().teardown()  # to main memory, of a GPU: one by one already
+        for parameter in module.trainable:
+            parameter.grad = None
+            if parameter.untyped_storage().nbytes() > parameter.nbytes:
                 parameter.data = parameter.data.clone()
-        super().teardown()
