@@ -93,7 +93,8 @@ def s2(place: Place) -> Iterator[dict[str, Any]]:
     cases = [(128, False), (512, False), (128, True)]
     for number, (prefix, lora) in enumerate(cases):
         work = place.work(rows=16, length=256, prefix=prefix)
-        yield from sections.teachers(place, place.shape("1b"), work, lora, len(cases) - number)
+        profiled = (prefix, lora) == (128, False)
+        yield from sections.teachers(place, place.shape("1b"), work, lora, len(cases) - number, profiled)
 
 
 def c1(place: Place) -> Iterator[dict[str, Any]]:

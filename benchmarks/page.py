@@ -81,7 +81,7 @@ BARS: Mapping[str, Sequence[Bar]] = {
         Bar("build", "forward", 1.15),
         Bar("build, shared prefix", "forward", 0.80, where={"prefix": 32}),
         Bar("twice the rows", "step", 2.20),
-        Bar("one study", "single runs", 0.85, of="CPU seconds"),
+        Bar("one study", "single runs", 0.85, of="CPU seconds", where={"runs": 16}),
         Bar("twice the runs", "one study", 2.20, of="CPU seconds"),
     ],
     "evaluating": [
@@ -155,11 +155,11 @@ def loss_memory(kept: str) -> str:
     return "\n".join(lines)
 
 
-def profile(kept: str) -> str:
-    """Where a cache build's wall milliseconds go, as the profiler saw one."""
+def profile(kept: str, *what: str) -> str:
+    """Where the wall milliseconds of `a build` or `a live step` go, as the profiler saw one."""
     lines = ["| function | calls | ms, callees included |", "|---|---|---|"]
     for row in load(kept)["rows"]:
-        for line in row.get("where a build goes", ()):
+        for line in row.get(f"where {' '.join(what)} goes", ()):
             lines.append(f"| `{line['name']}` | {line['calls']} | {line['ms']:.0f} |")
     return "\n".join(lines)
 

@@ -46,7 +46,7 @@ def compact(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 found = round(ours / theirs, 4)
                 kept.append({**_first(row, arms, found), "bytes": [ours, theirs], **row})
             continue
-        for name in ("kernels", "where a build goes"):
+        for name in ("kernels", "where a build goes", "where a live step goes"):
             if name in row:
                 row[name] = row[name][:_MOST]
         kept.append(row)

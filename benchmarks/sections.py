@@ -155,7 +155,7 @@ def step(
 
 
 def teachers(
-    place: Place, shape: Shape, work: Work, lora: bool = False, parts: int = 1
+    place: Place, shape: Shape, work: Work, lora: bool = False, parts: int = 1, profiled: bool = False
 ) -> Iterator[dict[str, Any]]:
     """S2: a live teacher that reads the instruction in every row, one that reads it once, and the cache."""
     rows = make_rows(work, shape.vocabulary)
@@ -198,6 +198,8 @@ def teachers(
         batch = collate(rows, PAD)
         predicted = flops(shape, batch, kind, lora, share) / flops(shape, batch, "answers", lora)
         yield {**ratio(times, name, "supervised"), "predicted": round(predicted, 4), **about}
+    if profiled:
+        yield {"where a live step goes": where(steps["live, shared prefix"], place.device), **about}
 
 
 def _same_teachers(

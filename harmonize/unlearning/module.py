@@ -132,6 +132,7 @@ class UnlearningModule(L.LightningModule):
         self._timer = SimpleNamespace(tokens=0, since=time.perf_counter())
         self._sharded = is_sharded(student)
         self.trainable = trainable(student)
+        self._engine = Engine(self)
 
     @property
     def controller(self) -> Controller:
@@ -159,7 +160,7 @@ class UnlearningModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """The strategy is set up: it says who holds the gradients."""
-        self._engine: Engine = getattr(self.trainer.strategy, "engine", Engine)(self)
+        self._engine = getattr(self.trainer.strategy, "engine", Engine)(self)
 
     def transfer_batch_to_device(self, batch: StepData, device: Any, dataloader_idx: int) -> StepData:
         """Rows are plain Python; their micro-batches are moved when they are made."""
