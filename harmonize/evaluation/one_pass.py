@@ -22,7 +22,7 @@ from harmonize.evaluation.likelihood import (
     target_logits,
 )
 from harmonize.models.batching import batched
-from harmonize.models.body import evaluating
+from harmonize.models.body import evaluating, logits_at
 from harmonize.models.generate import Adjust, Progress, no_nan
 from harmonize.models.stems import HEAD, keeps_rows, pays, read_whole, stems
 
@@ -317,32 +317,37 @@ def _shared(
     index = torch.tensor([n for n, _, _ in rows], device=device)
     tails = [[*rest, *target] for _, rest, target in rows]
     longest = max(map(len, tails))
-    logits = logits[index].unsqueeze(1)
+    # every token that is scored, row by row: its place in the row's tail, and what stands before it
+    places = [(r, len(rest) + j) for r, (_, rest, target) in enumerate(rows) for j in range(len(target))]
+    before = [(p, t[:j]) for p, t in zip(prompts, targets, strict=True) for j in range(len(t))]
+    labels = torch.tensor([tails[r][at] for r, at in places], device=device)
+
+    def table(states: Tensor, of: list[int]) -> Tensor:
+        if adjust is not None:
+            states = adjust(states.float(), [before[i][0] for i in of], [before[i][1] for i in of])
+        return statistics(states, labels[torch.tensor(of, device=device)])
+
+    first = [i for i, (_, at) in enumerate(places) if at == 0]
+    later = [i for i, (_, at) in enumerate(places) if at > 0]
+    tables = [table(logits[index[[places[i][0] for i in first]]], first)] if first else []
     if longest > 1:
         past.batch_select_indices(index)
         own = mask[index]
         told = torch.tensor([[1] * (len(t) - 1) + [0] * (longest - len(t)) for t in tails], device=device)
-        after = model(
-            input_ids=torch.tensor([t[:-1] + [pad_id] * (longest - len(t)) for t in tails], device=device),
-            attention_mask=torch.cat([own, told], 1),
-            position_ids=own.sum(1, keepdim=True) + torch.arange(longest - 1, device=device),
-            past_key_values=past,
-            use_cache=True,
-        ).logits
-        logits = torch.cat([logits, after], 1)
-    labels = torch.tensor([t + [0] * (longest - len(t)) for t in tails], device=device)
-    scored = torch.tensor(
-        [
-            [False] * len(rest) + [True] * len(target) + [False] * (longest - len(rest) - len(target))
-            for _, rest, target in rows
-        ],
-        device=device,
-    )
-    flat = logits[scored]
-    if adjust is not None:
-        before = [(p, t[:j]) for p, t in zip(prompts, targets, strict=True) for j in range(len(t))]
-        flat = adjust(flat.float(), [p for p, _ in before], [t for _, t in before])
-    return _grouped(_cut(statistics(flat, labels[scored]), [len(t) for t in targets]), groups)
+        at = torch.tensor([r * (longest - 1) + at - 1 for r, at in (places[i] for i in later)], device=device)
+        with logits_at(model, at):
+            after = model(
+                input_ids=torch.tensor(
+                    [t[:-1] + [pad_id] * (longest - len(t)) for t in tails], device=device
+                ),
+                attention_mask=torch.cat([own, told], 1),
+                position_ids=own.sum(1, keepdim=True) + torch.arange(longest - 1, device=device),
+                past_key_values=past,
+                use_cache=True,
+            ).logits.flatten(0, 1)
+        tables.append(table(after if len(after) == len(later) else after[at], later))
+    found = torch.cat(tables, 1)[:, torch.tensor([*first, *later], device=device).argsort()]
+    return _grouped(_cut(found, [len(t) for t in targets]), groups)
 
 
 def _size(group: _Parts) -> int:

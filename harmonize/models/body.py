@@ -5,7 +5,8 @@ A positions, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,6 +50,30 @@ class evaluating:
     def __exit__(self, *_: object) -> None:
         for module in self._training:
             module.training = True
+
+
+@contextmanager
+def logits_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Calls of the model give logits of some positions alone, [1, N, V]: its output layer gets no other states.
+
+    A model that shows no output layer, or does not call it, gives all of them.
+
+    Args:
+        model: A causal LM. positions: [N] places in the flattened batch of a call, at least one.
+    """
+
+    def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        states = args[0]
+        return (states.reshape(-1, states.shape[-1]).index_select(0, positions).unsqueeze(0), *args[1:])
+
+    getter = getattr(unwrapped(model), "get_output_embeddings", None)
+    layer = getter() if getter is not None else None
+    handle = layer.register_forward_pre_hook(pick) if isinstance(layer, nn.Module) else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def answer_hidden(model: nn.Module, batch: Batch, layer: nn.Module | None = None, past: Any = None) -> Tensor:

@@ -136,6 +136,16 @@ def test_a_prompt_is_read_once_for_all_its_answers(data, loaded) -> None:
     assert seen == [prompts, answers]
 
 
+def test_the_head_reads_scored_positions_alone(data, loaded) -> None:
+    read: list[int] = []
+    layer = loaded.model.get_output_embeddings()
+    hook = layer.register_forward_hook(lambda _m, _args, out: read.append(out.shape[:-1].numel()))
+    groups = [((1, 2, 3), [(4, 5, 6), (7,)]), ((2, 3), [(8, 9)])]
+    shared_rows(loaded.model, groups, 0, 40)
+    hook.remove()
+    assert read == [2, 3]  # the prompts' last tokens; of the answers all but their first, and no padding
+
+
 def test_what_all_prompts_begin_with_is_read_once(data, loaded) -> None:
     head = tuple(5 + i % 7 for i in range(70))
     groups = [(head + p, [t, t[:2], t[:1]]) for p, t in _pairs(data, loaded.renderer)[:6]]
