@@ -95,6 +95,11 @@ class OffsetModel(nn.Module):
         """The base's."""
         return self.base.get_output_embeddings()  # type: ignore[operator]
 
+    def output_layers(self) -> tuple[Any, ...]:
+        """The layers that make logits: one of each model."""
+        found: list[Any] = [m.get_output_embeddings() for m in (self.base, self.assistant)]  # type: ignore[operator]
+        return tuple(found)
+
     def forward(
         self,
         input_ids: Tensor,

@@ -66,13 +66,15 @@ def logits_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
         states = args[0]
         return (states.reshape(-1, states.shape[-1]).index_select(0, positions).unsqueeze(0), *args[1:])
 
-    getter = getattr(unwrapped(model), "get_output_embeddings", None)
-    layer = getter() if getter is not None else None
-    handle = layer.register_forward_pre_hook(pick) if isinstance(layer, nn.Module) else None
+    inner = unwrapped(model)
+    several, one = getattr(inner, "output_layers", None), getattr(inner, "get_output_embeddings", None)
+    layers = several() if several is not None else [one()] if one is not None else []
+    distinct = dict.fromkeys(layer for layer in layers if isinstance(layer, nn.Module))
+    handles = [layer.register_forward_pre_hook(pick) for layer in distinct]
     try:
         yield
     finally:
-        if handle is not None:
+        for handle in handles:
             handle.remove()
 
 
