@@ -135,7 +135,9 @@ def split_notes(examples: Sequence[Example]) -> tuple[str, ...]:
         if splits and Split.TEST not in splits:
             notes.append(f"No held-out {role} subjects: {role} is measured only on what was trained on.")
         if splits and Split.VAL not in splits:
-            notes.append(f"No {role} subjects for choosing (val): keep-best cannot look at {role}.")
+            retained = any(e.role == Role.RETAIN and e.split == Split.VAL for e in examples)
+            instead = "looks at retain instead" if retained else f"cannot look at {role}"
+            notes.append(f"No {role} subjects for choosing (val): keep-best {instead}.")
     return tuple(notes)
 
 
