@@ -58,15 +58,8 @@ def study(runs: int, steps: int) -> Iterator[dict[str, Any]]:
     yield {"parity": f"{runs} runs", "loss": 0.0, "gradient": 0.0, "apart": apart, "ok": not apart, **about}
     if apart:
         return
-    found = round(together / sum(alone), 4)
     yield {
-        "arm_a": "one study",
-        "arm_b": "single runs",
-        "of": "CPU seconds",
-        "ratio_median": found,
-        "q1": found,
-        "q3": found,
-        "n": 1,
+        **_pair("one study", "single runs", together / sum(alone)),
         "cpu_seconds": {"study": round(together, 1), "single": [round(s, 1) for s in alone]},
         "saved": round((sum(alone) - together) / runs, 2),
         **about,
@@ -82,20 +75,19 @@ def twice(runs: int, steps: int) -> dict[str, Any]:
         few = [_seconds(_sweep(fixed, folder / "first", runs))]
         many = _seconds(_sweep(fixed, folder / "twice", 2 * runs))
         few.append(_seconds(_sweep(fixed, folder / "last", runs)))
-    found = round(2 * many / sum(few), 4)
     return {
-        "arm_a": "twice the runs",
-        "arm_b": "one study",
-        "of": "CPU seconds",
-        "ratio_median": found,
-        "q1": found,
-        "q3": found,
-        "n": 1,
+        **_pair("twice the runs", "one study", 2 * many / sum(few)),
         "predicted": 2.0,
         "cpu_seconds": {"study": [round(s, 1) for s in few], "twice": round(many, 1)},
         "runs": runs,
         "steps": steps,
     }
+
+
+def _pair(first: str, second: str, found: float) -> dict[str, Any]:
+    """A ratio of one pair."""
+    ratio = dict.fromkeys(("ratio_median", "q1", "q3"), round(found, 4))
+    return {"arm_a": first, "arm_b": second, "of": "CPU seconds", **ratio, "n": 1}
 
 
 def _fixed(steps: int) -> list[str]:

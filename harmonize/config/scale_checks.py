@@ -22,6 +22,7 @@ _MISSING = (
     "trainer.strategy={strategy} needs DeepSpeed, which is not installed. Install it: pip install "
     "'harmonize[deepspeed]', or use trainer.strategy=fsdp2."
 )
+_SUM = "harmonize.unlearning.gradient.Sum"
 # DeepSpeed hands an optimizer one long vector, a share of all weights: these take each weight by itself
 _ELEMENTWISE = ("Adadelta", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
 
@@ -87,7 +88,7 @@ def _zero(cfg: Any) -> list[str]:
     """What DeepSpeed's engine does not do, which holds the gradients."""
     t, kind = cfg.trainer, str(present(cfg.optimizer).get("_target_"))
     wrong = {
-        "gradient=sum": present(cfg.gradient).get("_target_") != "harmonize.unlearning.gradient.Sum",
+        "gradient=sum": present(cfg.gradient).get("_target_") != _SUM,
         "trainer.precision=32-true": t.precision.endswith("-mixed"),
         # ranks would cut their rows into different numbers of backward passes, which wait for each other
         "trainer.max_tokens_per_batch=null": t.strategy == "deepspeed_stage_2"
@@ -115,7 +116,7 @@ def _sharded(cfg: Any) -> list[str]:
         "trainer.cosines_every_n_steps=0": t.cosines_every_n_steps != 0,
         # ranks would cut their rows into different numbers of forward passes
         "trainer.max_tokens_per_batch=null": t.max_tokens_per_batch is not None,
-        "gradient=sum": present(cfg.gradient).get("_target_") != "harmonize.unlearning.gradient.Sum",
+        "gradient=sum": present(cfg.gradient).get("_target_") != _SUM,
         "weighter=none": present(cfg.weighter).get("_target_") != "harmonize.unlearning.weighters.Even",
         "assistant=none": bool(present(cfg.assistant).get("_target_")),
         "guard=none": bool(present(cfg.guard).get("_target_")),

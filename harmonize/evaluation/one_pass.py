@@ -317,14 +317,15 @@ def _shared(
     index = torch.tensor([n for n, _, _ in rows], device=device)
     tails = [[*rest, *target] for _, rest, target in rows]
     longest = max(map(len, tails))
-    # every token that is scored, row by row: its place in the row's tail, and what stands before it
+    # every token that is scored, row by row, by its place in the row's tail
     places = [(r, len(rest) + j) for r, (_, rest, target) in enumerate(rows) for j in range(len(target))]
-    before = [(p, t[:j]) for p, t in zip(prompts, targets, strict=True) for j in range(len(t))]
     labels = torch.tensor([tails[r][at] for r, at in places], device=device)
 
     def table(states: Tensor, of: list[int]) -> Tensor:
         if adjust is not None:
-            states = adjust(states.float(), [before[i][0] for i in of], [before[i][1] for i in of])
+            own = [places[i][0] for i in of]
+            before = [tails[r][len(rows[r][1]) : at] for r, at in (places[i] for i in of)]
+            states = adjust(states.float(), [prompts[r] for r in own], before)
         return statistics(states, labels[torch.tensor(of, device=device)])
 
     first = [i for i, (_, at) in enumerate(places) if at == 0]
@@ -334,8 +335,8 @@ def _shared(
         past.batch_select_indices(index)
         own = mask[index]
         told = torch.tensor([[1] * (len(t) - 1) + [0] * (longest - len(t)) for t in tails], device=device)
-        at = torch.tensor([r * (longest - 1) + at - 1 for r, at in (places[i] for i in later)], device=device)
-        with logits_at(model, at):
+        told_by = torch.tensor([r * (longest - 1) + at - 1 for r, at in places if at > 0], device=device)
+        with logits_at(model, told_by):
             after = model(
                 input_ids=torch.tensor(
                     [t[:-1] + [pad_id] * (longest - len(t)) for t in tails], device=device
@@ -345,7 +346,7 @@ def _shared(
                 past_key_values=past,
                 use_cache=True,
             ).logits.flatten(0, 1)
-        tables.append(table(after if len(after) == len(later) else after[at], later))
+        tables.append(table(after if len(after) == len(later) else after[told_by], later))
     found = torch.cat(tables, 1)[:, torch.tensor([*first, *later], device=device).argsort()]
     return _grouped(_cut(found, [len(t) for t in targets]), groups)
 

@@ -63,8 +63,7 @@ def logits_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
     """
 
     def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        states = args[0]
-        return (states.reshape(-1, states.shape[-1]).index_select(0, positions).unsqueeze(0), *args[1:])
+        return (_at(args[0], positions).unsqueeze(0), *args[1:])
 
     inner = unwrapped(model)
     several, one = getattr(inner, "output_layers", None), getattr(inner, "get_output_embeddings", None)
@@ -116,17 +115,14 @@ def answer_states(
     packed = past is None and packable(unwrapped(model), batch)
     positions = packed_positions(batch) if packed else batch.positions
 
-    def pick(states: Tensor) -> Tensor:
-        return states.reshape(-1, states.shape[-1]).index_select(0, positions)
-
     def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]
-        found.append(pick(hidden))
+        found.append(_at(hidden, positions))
         return (hidden[:1, :1].detach(), *args[1:])
 
     def keep(block: int) -> Any:
         def after(_: nn.Module, args: Any, out: Any) -> None:
-            inner[block] = pick(out[0] if isinstance(out, tuple) else out)
+            inner[block] = _at(out[0] if isinstance(out, tuple) else out, positions)
 
         return after
 
@@ -141,6 +137,11 @@ def answer_states(
         for handle in handles:
             handle.remove()
     return found[0], inner
+
+
+def _at(states: Tensor, positions: Tensor) -> Tensor:
+    """[B, T, H] at places of the flattened batch [N]. -> [N, H]"""
+    return states.reshape(-1, states.shape[-1]).index_select(0, positions)
 
 
 def model_inputs(batch: Batch, past: Any = None) -> dict[str, Any]:

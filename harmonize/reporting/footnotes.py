@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from harmonize.reporting.table import Row
 
 
+def measured(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """The columns with a figure in some row."""
+    return tuple(c for c in columns if any(row.cells.get(c.key) for row in rows))
+
+
 def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """What the marks mean, what is missing, and what proves nothing."""
     notes = ["Mean±sd over n runs (seeds); a reference counts once for each model. Best method marked."]
@@ -57,7 +62,8 @@ def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
         notes.append(
             f"The target itself is below {WORKS_FROM:g} in {', '.join(weak)}: low figures there prove nothing."
         )
-    nowhere = [c for c in columns if c.key != SHIFT and not any(row.cells.get(c.key) for row in rows)]
+    there = measured(columns, rows)
+    nowhere = [c for c in columns if c.key != SHIFT and c not in there]
     missing: dict[str, list[str]] = {}
     for row in rows:
         for column in (c for c in columns if c not in nowhere):

@@ -19,7 +19,7 @@ from harmonize.reporting.columns import (
     Cell,
     Column,
 )
-from harmonize.reporting.footnotes import commits, footnotes
+from harmonize.reporting.footnotes import commits, footnotes, measured
 from harmonize.reporting.standing import FRONT_AXES, SHIFT, pareto_front, shift, within_noise
 from harmonize.reporting.study import Group, Study, StudyRun
 from harmonize.tracking.metric import Metric, Metrics
@@ -68,7 +68,7 @@ class Table:
     @cached_property
     def measured(self) -> tuple[Column, ...]:
         """The columns with a figure in some row: what is shown. The CSV holds all of them."""
-        return tuple(c for c in self.columns if any(row.cells.get(c.key) for row in self.rows))
+        return measured(self.columns, self.rows)
 
     @property
     def blocks(self) -> tuple[tuple[str, tuple[Column, ...]], ...]:
