@@ -143,7 +143,7 @@ def test_markdown(table: Table, tmp_path: Path) -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert 3 < len(table.measured) < len(table.columns)
     assert {line.count(" | ") for line in rows} == {len(table.measured) + 2}
-    assert "| bidirectional | random | 3 | **0.02±.02** | " in text
+    assert "| bidirectional | random | 3 | **0.02±.02** | **0.90±.00** | – | 2.0m |" in text
     assert "- Claim: x." in text
 
 
