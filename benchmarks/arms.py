@@ -8,18 +8,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harmonize.data.batch import Batch, Row, collate
-from harmonize.models import teacher as teacher_module
 from harmonize.models.cache import HiddenCache, TeacherCache
+from harmonize.models.frozen import FrozenTeacher, TeacherRequest
 from harmonize.models.head import Head
 from harmonize.models.lora import adapters_off, apply_peft, has_adapters
-from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.models.teacher import build_teacher_cache
 from harmonize.objectives.distill import pull, push
 from harmonize.objectives.likelihood import cross_entropy
 from harmonize.unlearning.controllers import Fixed
@@ -190,13 +189,12 @@ def unrounded_teachers(
     head = Head.of(model).frozen(clone=True)
     found: dict[str, TeacherCache] = {}
     ids: Tensor | None = None
-    with mock.patch.object(teacher_module, "to_fp16", Tensor.float):
-        for name, share in (("live", False), ("live, shared prefix", True)):
-            asked = teacher_module.FrozenTeacher(model, lambda: adapters_off(model), PAD, 64, share)
-            states = torch.cat(asked.hidden(ordered))
-            with torch.no_grad():
-                ids = head.canonical_top(states, k)[0] if ids is None else ids
-                found[name] = HiddenCache(head, targets, states, ids, head.at(states, ids))
+    for name, share in (("live", False), ("live, shared prefix", True)):
+        asked = FrozenTeacher(model, lambda: adapters_off(model), PAD, 64, share, dtype=torch.float32)
+        states = torch.cat(asked.hidden(ordered))
+        with torch.no_grad():
+            ids = head.canonical_top(states, k)[0] if ids is None else ids
+            found[name] = HiddenCache(head, targets, states, ids, head.at(states, ids))
     return found
 
 

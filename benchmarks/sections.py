@@ -44,8 +44,8 @@ from benchmarks.place import PEAK_TFLOPS, Place, adamw, facts, trained
 from harmonize.data.batch import Row, collate
 from harmonize.models import packing
 from harmonize.models.body import answer_hidden
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
-from harmonize.models.teacher import TeacherRequest
 
 FP16 = 2e-3  # parity of an arm that reads states which a cache rounded
 TWO_WAYS = 1e-4  # parity of two kernels' fp32 attention, behind which differences of logits are taken
@@ -243,7 +243,7 @@ def _apart(first: Tensor, second: Tensor) -> float:
 
 def _asked_again(teacher: Any, step: Step) -> Step:
     def take() -> None:
-        teacher._kept = {}
+        teacher.forget()
         step()
 
     return take

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harmonize.data.example import ROLES
 
 VIEWS: tuple[str, ...] = ("plain", "opener", "prefix")
+_ALIGNED = 16  # bytes
 RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal", "alternate", "random")
 
 
@@ -103,12 +106,11 @@ class Batch:
         return int(self.input_ids.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {
-            f.name: v.to(device, non_blocking=True) if isinstance(v := getattr(self, f.name), Tensor) else v
-            for f in fields(self)
-        }
-        return Batch(**moved)
+        """The same batch with every tensor on `device`; to a GPU in one copy that nobody waits for."""
+        here = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        if torch.device(device).type == "cuda" and not self.input_ids.is_cuda:
+            return replace(self, **_in_one_copy(here, torch.device(device)))
+        return replace(self, **{name: v.to(device, non_blocking=True) for name, v in here.items()})
 
 
 def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int = 1) -> Batch:
@@ -130,41 +132,35 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
     ordered = sorted(rows, key=lambda r: -r.length)
     width = -(-ordered[0].length // pad_to) * pad_to
     n = len(ordered)
-    input_ids = torch.full((n, width), pad_id, dtype=torch.long)
-    attention = torch.zeros((n, width), dtype=torch.long)
-    position_ids = torch.zeros((n, width), dtype=torch.long)
-    positions: list[int] = []
-    row_index: list[int] = []
-    offsets: list[int] = []
-    labels: list[int] = []
-    cache: list[int] = []
-    reference: list[int] = []
+    lengths = np.array([r.length for r in ordered])
+    answers = np.array([len(r.target) for r in ordered])
+    starts = width - lengths if side == "left" else np.zeros_like(lengths)
+    input_ids = np.full((n, width), pad_id, dtype=np.int64)
     for i, r in enumerate(ordered):
-        ids = (*r.prompt, *r.prefill, *r.target)
-        start = width - len(ids) if side == "left" else 0
-        input_ids[i, start : start + len(ids)] = torch.tensor(ids)
-        attention[i, start : start + len(ids)] = 1
-        position_ids[i, start : start + len(ids)] = torch.arange(len(ids))
-        first = i * width + start + len(r.prompt) + len(r.prefill) - 1
-        m = len(r.target)
-        positions.extend(range(first, first + m))
-        row_index.extend([i] * m)
-        offsets.extend(range(m))
-        labels.extend(r.target)
-        cache.extend(_run(r.cache_start, m))
-        reference.extend(_run(r.reference_start, m))
+        ids = array("q", (*r.prompt, *r.prefill, *r.target))
+        input_ids[i, starts[i] : starts[i] + len(ids)] = ids
+    inside = np.arange(width) - starts[:, None]
+    real = (inside >= 0) & (inside < lengths[:, None])
+    row = np.repeat(np.arange(n), answers)
+    offset = np.arange(len(row)) - np.repeat(answers.cumsum() - answers, answers)
+    first = np.arange(n) * width + starts + lengths - answers - 1
+
+    def run(begins: Iterable[int]) -> Tensor:
+        begin = np.array(list(begins))[row]
+        return torch.from_numpy(np.where(begin >= 0, begin + offset, -1))
+
     uneven = side == "right" and pad_to == 1
-    lengths = torch.tensor([0, *(r.length for r in ordered)])
+    attention = torch.from_numpy(real.astype(np.int64))
     return Batch(
-        input_ids=input_ids,
+        input_ids=torch.from_numpy(input_ids),
         attention_mask=attention,
-        position_ids=position_ids,
-        positions=torch.tensor(positions, dtype=torch.long),
-        row=torch.tensor(row_index, dtype=torch.long),
-        offset=torch.tensor(offsets, dtype=torch.long),
-        labels=torch.tensor(labels, dtype=torch.long),
-        cache_index=torch.tensor(cache, dtype=torch.long),
-        reference_index=torch.tensor(reference, dtype=torch.long),
+        position_ids=torch.from_numpy(np.where(real, inside, 0)),
+        positions=torch.from_numpy(first[row] + offset),
+        row=torch.from_numpy(row),
+        offset=torch.from_numpy(offset),
+        labels=torch.from_numpy(input_ids.reshape(-1)[first[row] + offset + 1]),
+        cache_index=run(r.cache_start for r in ordered),
+        reference_index=run(r.reference_start for r in ordered),
         role_id=torch.tensor([ROLES.index(r.role) for r in ordered]),  # type: ignore[arg-type]
         view_id=torch.tensor([VIEWS.index(r.view) for r in ordered]),
         response_id=torch.tensor([RESPONSES.index(r.response) for r in ordered]),
@@ -175,7 +171,7 @@ def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int =
         request_id=[r.request_id for r in ordered],
         right_padded=side == "right",
         columns=attention.flatten().nonzero().squeeze(1) if uneven else None,
-        bounds=lengths.cumsum(0).to(torch.int32) if uneven else None,
+        bounds=torch.from_numpy(np.concatenate([[0], lengths]).cumsum().astype(np.int32)) if uneven else None,
         longest=ordered[0].length,
     )
 
@@ -194,5 +190,14 @@ def flatten(groups: Iterable[Row]) -> list[Row]:
     return rows
 
 
-def _run(start: int, length: int) -> Iterable[int]:
-    return range(start, start + length) if start >= 0 else [-1] * length
+def _in_one_copy(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Tensors on another device, as views of one. A copy from pageable memory would wait for all that is queued."""
+    sizes = [-(-v.nbytes // _ALIGNED) * _ALIGNED for v in tensors.values()]
+    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for part, v in zip(packed.split(sizes), tensors.values(), strict=True):
+        part[: v.nbytes].view(v.dtype).copy_(v.reshape(-1))
+    there = packed.to(device, non_blocking=True).split(sizes)
+    return {
+        name: part[: v.nbytes].view(v.dtype).reshape(v.shape)
+        for part, (name, v) in zip(there, tensors.items(), strict=True)
+    }

@@ -6,13 +6,14 @@ A positions, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from harmonize.data.batch import Batch
 from harmonize.errors import ModelError
+from harmonize.models.lower_right import without_mask
 from harmonize.models.packing import packable, packed_inputs, packed_positions
 
 
@@ -45,7 +46,8 @@ class evaluating:
 
     def __enter__(self) -> None:
         self._training = [m for m in self._model.modules() if m.training]
-        self._model.eval()
+        if self._training:
+            self._model.eval()
 
     def __exit__(self, *_: object) -> None:
         for module in self._training:
@@ -132,7 +134,10 @@ def answer_states(
         handles += [modules[b].register_forward_hook(keep(b)) for b in blocks]
     try:
         inputs = packed_inputs(unwrapped(model), batch) if packed else model_inputs(batch, past)
-        model(**inputs, use_cache=False)
+        with (
+            without_mask(text_config(unwrapped(model))) if getattr(past, "maskless", False) else nullcontext()
+        ):
+            model(**inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -205,5 +210,5 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def text_config(model: nn.Module) -> Any:
     """The configuration of the language model, inside that of a model of several modalities."""
     config: Any = getattr(model, "config", None)
-    getter = getattr(config, "gettext_config", None)
+    getter = getattr(config, "get_text_config", None)
     return getter() if callable(getter) else config

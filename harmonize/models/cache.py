@@ -216,6 +216,7 @@ class LiveTeacher(TeacherCache):
 
     Args:
         run: Computes the fp16 hidden states of given examples' responses (their numbers in order), one [m, H] each.
+        count: Says how many forward passes there were.
     """
 
     def __init__(
@@ -228,7 +229,14 @@ class LiveTeacher(TeacherCache):
         super().__init__(head, targets)
         self._run, self._count = run, count
         self._bounds = torch.tensor([*self._starts.values(), self.positions], dtype=torch.long)
-        self._kept: dict[int, Tensor] = {}
+        self._there = self._bounds  # on the device of the index
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets what it said last, so that it is asked again."""
+        self._kept: set[int] = set()
+        self._states = self._shift = torch.empty(0)
+        self._prepared: Tensor | None = None
 
     @property
     def forwards(self) -> int:
@@ -237,27 +245,35 @@ class LiveTeacher(TeacherCache):
 
     def prepare(self, cache_index: Tensor) -> None:
         """Computes the hidden states of every response that these rows belong to."""
-        wanted = set(self._requests(cache_index[cache_index >= 0].cpu()).unique().tolist())
-        if not wanted <= self._kept.keys():
+        if cache_index is self._prepared:  # to look at it again would wait for the device
+            return
+        index = cache_index.cpu()
+        wanted = set(_owners(index[index >= 0], self._bounds).unique().tolist())
+        if not wanted <= self._kept:
             order = sorted(wanted)
-            self._kept = dict(zip(order, self._run(order), strict=True))
+            found = self._run(order)
+            begins = torch.tensor([0, *(len(states) for states in found)]).cumsum(0)[:-1]
+            shift = torch.zeros(len(self._bounds), dtype=torch.long)
+            shift[order] = begins - self._bounds[order]
+            self._kept, self._states = set(order), torch.cat(found)
+            self._shift = shift.to(cache_index.device)
+        self._prepared = cache_index
 
     def hidden(self, cache_index: Tensor) -> Tensor:
         """Final hidden states. [A] -> [A, H] fp16."""
         self.prepare(cache_index)
-        index = cache_index.cpu()
-        weight = self.head.weight
-        out = torch.zeros((index.shape[0], weight.shape[1]), dtype=torch.float16, device=weight.device)
-        owner = torch.where(index >= 0, self._requests(index.clamp_min(0)), -1)
-        for request in owner.unique().tolist():
-            if request >= 0:
-                place = (owner == request).nonzero().squeeze(1)
-                inner = index[place] - self._bounds[request]
-                out[place.to(out.device)] = self._kept[request][inner.to(out.device)]
-        return out
+        if not self._kept:
+            return self._states.new_zeros((len(cache_index), self.head.weight.shape[1]), dtype=torch.float16)
+        if self._there.device != cache_index.device:
+            self._there = self._bounds.to(cache_index.device)
+        place = cache_index + self._shift[_owners(cache_index.clamp_min(0), self._there)]
+        found = self._states.index_select(0, torch.where(cache_index < 0, 0, place))
+        return found.masked_fill((cache_index < 0).unsqueeze(1), 0)
 
-    def _requests(self, index: Tensor) -> Tensor:
-        return torch.searchsorted(self._bounds, index, right=True) - 1
+
+def _owners(index: Tensor, bounds: Tensor) -> Tensor:
+    """Numbers of the responses that positions belong to."""
+    return torch.searchsorted(bounds, index, right=True) - 1
 
 
 class EnsembleCache(TeacherCache):

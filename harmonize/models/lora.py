@@ -10,6 +10,7 @@ import contextlib
 import copy
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
@@ -23,6 +24,13 @@ from harmonize.errors import ModelError, did_you_mean
 _OWN_KEYS = ("peft_type", "merge", "load_in_4bit", "init", *ABOUT)  # ours; everything else is peft's
 OFFSET = "offset"  # the frozen adapter that takes a start off again
 _SHIFTING = ("pissa", "olora")  # peft's own starts that move the base weights
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 _HEAD_NAMES = ("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "output_embeddings")
 
 
@@ -227,6 +235,32 @@ class adapters_off(contextlib.AbstractContextManager[None]):
 
     def __exit__(self, *error: object) -> None:
         self._stack.pop().close()
+
+
+def without_adapters(model: nn.Module) -> nn.Module | None:
+    """The base of a model with adapters, as modules of its own around the same tensors: no second copy of any weight.
+
+    None where a module's own forward was replaced, which would call the original's parts.
+    """
+    wrapped: Any = model
+    made: dict[int, nn.Module] = {}
+
+    def beside(module: Any) -> nn.Module:
+        while True:
+            inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
+            if inner is None:
+                break
+            module = inner
+        if id(module) not in made:
+            twin = made[id(module)] = copy.copy(module)
+            # parameters and buffers stay the same dicts: what moves the one moves the other
+            parts = {n: None if m is None else beside(m) for n, m in module._modules.items()}
+            twin.__dict__.update(_modules=parts, **{name: OrderedDict() for name in _HOOKS})
+        return made[id(module)]
+
+    base: nn.Module = wrapped.get_base_model()
+    replaced = any("forward" in vars(module) for module in base.modules())
+    return None if replaced else beside(base)
 
 
 def is_adapter(name: str) -> bool:

@@ -5,17 +5,18 @@ Saves (n - 1) P of n (P + T) tokens for n rows with P common ones: the instructi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from harmonize.models.body import output_layer, unwrapped
+from harmonize.models.body import output_layer, text_config, unwrapped
+from harmonize.models.lower_right import without_mask, worthwhile
 
 LEAST = 32  # common tokens from which sharing pays for its own forward pass
-_KEPT = 4  # beginnings whose keys and values are kept
+KEPT = 4  # beginnings whose keys and values are kept
 
 
 def alike(prompts: Sequence[Sequence[int]], least: int = LEAST) -> list[tuple[int, list[int]]]:
@@ -62,10 +63,11 @@ class SharedPrefix:
         self.possible = True
 
     @torch.no_grad()
-    def keys_of(self, model: nn.Module, ids: Sequence[int], rows: int) -> Any:
-        """A cache with the keys and values of `ids` in every row, fresh, for one forward pass; None if not possible.
+    def keys_of(self, model: nn.Module, ids: Sequence[int]) -> Any:
+        """A cache with the keys and values of `ids`, for any number of forward passes; None if not possible.
 
-        The model must be the same at every call, adapters included.
+        It lends them to every row and keeps nothing of what comes after them. The model must be the same at every call,
+        adapters included.
         """
         key = tuple(ids)
         if not self.possible or not key:
@@ -75,22 +77,43 @@ class SharedPrefix:
             self.possible = all(type(layer).__name__ == "DynamicLayer" for layer in kept.layers)
             if not self.possible:
                 return None
-            while len(self._found) >= _KEPT:
+            for layer in kept.layers:
+                layer.update = partial(_lend, layer.keys, layer.values)
+            while len(self._found) >= KEPT:
                 self._found.pop(next(iter(self._found)))
             self._found[key] = kept
-        cache = copy.deepcopy(self._found[key])
-        cache.batch_repeat_interleave(rows)
-        return cache
+        return self._found[key]
+
+
+def _lend(keys: Tensor, values: Tensor, more_keys: Tensor, more_values: Tensor, *_: Any, **__: Any) -> Any:
+    """What a cache layer's `update` returns, for rows that all begin with the one whose [1, G, P, D] are given."""
+    size = (more_keys.shape[0], -1, -1, -1)
+    return torch.cat([keys.expand(size), more_keys], -2), torch.cat([values.expand(size), more_values], -2)
 
 
 def _read(model: nn.Module, ids: tuple[int, ...]) -> Any:
+    """Keys and values of one row, and whether rows behind it can do without a mask (`maskless`)."""
+    config = text_config(unwrapped(model))
+    if worthwhile(config, next(model.parameters()).device):
+        with without_mask(config) as called:
+            cache = _filled(model, ids)
+        # a model that attends by itself would be left without any mask
+        if len(called) == len(cache.layers):
+            cache.maskless = True
+            return cache
+    cache = _filled(model, ids)
+    cache.maskless = False
+    return cache
+
+
+def _filled(model: nn.Module, ids: tuple[int, ...]) -> Any:
     from transformers import DynamicCache
 
     def nothing(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][:1, :1], *args[1:])  # no logits of a beginning are needed
 
     inner: Any = unwrapped(model)
-    cache = DynamicCache(config=inner.config.get_text_config())
+    cache: Any = DynamicCache(config=text_config(inner))
     handle = output_layer(inner).register_forward_pre_hook(nothing)
     try:
         device = next(model.parameters()).device

@@ -200,12 +200,7 @@ def topk(values: Tensor, k: int) -> Tensor:
         return torch.topk(values, k, dim=1).indices
     tiles = vocabulary // _TILE
     body = values[:, : tiles * _TILE].unflatten(1, (tiles, _TILE))
-    best = torch.topk(body.amax(2), k, dim=1).indices
-    near = torch.arange(_TILE, device=values.device)
-    ids = (best.unsqueeze(2) * _TILE + near).flatten(1)
-    if rest := vocabulary - tiles * _TILE:  # the last, shorter tile always takes part
-        tail = torch.arange(vocabulary - rest, vocabulary, device=values.device)
-        ids = torch.cat([ids, tail.expand(len(ids), -1)], 1)
+    ids = _within(torch.topk(body.amax(2), k, dim=1).indices, tiles, vocabulary)
     return ids.gather(1, torch.topk(values.gather(1, ids), k, dim=1).indices)
 
 
@@ -214,6 +209,8 @@ def canonical_topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     `torch.topk` leaves ties to the backend; a stored list must not depend on it.
     """
+    if values.is_cuda:
+        return topk_by_sorting(values, k)
     ids = topk(values, k)
     top = values.gather(1, ids)
     tied = (values >= top[:, -1:]).sum(1) > k
@@ -224,3 +221,31 @@ def canonical_topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         exact, exact_ids = values[tied].sort(dim=1, descending=True, stable=True)
         top[tied], ids[tied] = exact[:, :k], exact_ids[:, :k]
     return ids, top
+
+
+def topk_by_sorting(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`canonical_topk` without a look at the values, for which the device would be waited for.
+
+    Stable sorts keep equal values in the order of their ids: of the tiles, of which the first k by maximum hold the
+    list, and of what is in those.
+    """
+    vocabulary = values.shape[1]
+    if k * _TILE * 8 > vocabulary:
+        top, ids = values.sort(dim=1, descending=True, stable=True)
+        return ids[:, :k], top[:, :k]
+    tiles = vocabulary // _TILE
+    body = values[:, : tiles * _TILE].unflatten(1, (tiles, _TILE))
+    best = body.amax(2).sort(dim=1, descending=True, stable=True).indices[:, :k]
+    ids = _within(best.sort(dim=1).values, tiles, vocabulary)
+    top, order = values.gather(1, ids).sort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order[:, :k]), top[:, :k]
+
+
+def _within(best: Tensor, tiles: int, vocabulary: int) -> Tensor:
+    """Ids of all entries of some tiles [A, k], and of the last, shorter one, which always takes part."""
+    near = torch.arange(_TILE, device=best.device)
+    ids = (best.unsqueeze(2) * _TILE + near).flatten(1)
+    if vocabulary > tiles * _TILE:
+        tail = torch.arange(tiles * _TILE, vocabulary, device=best.device)
+        ids = torch.cat([ids, tail.expand(len(ids), -1)], 1)
+    return ids

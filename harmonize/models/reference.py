@@ -26,12 +26,13 @@ from harmonize.errors import ConfigError
 from harmonize.models.body import answer_states, evaluating, output_layer
 from harmonize.models.budget import Budget, announce, choose
 from harmonize.models.cache import rows as stored_rows
+from harmonize.models.frozen import to_fp16
 from harmonize.models.generate import Progress
 from harmonize.models.head import Head
 from harmonize.models.lora import adapters_off, has_adapters
 from harmonize.models.shares import ALONE, Shares
 from harmonize.models.store import HEADER, RAM_BYTES, open_array
-from harmonize.models.teacher import filled, model_numerics, to_fp16
+from harmonize.models.teacher import filled, model_numerics
 
 FORMAT = "reference-1"  # part of the key
 Key = tuple[tuple[int, ...], tuple[int, ...]]

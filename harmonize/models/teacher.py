@@ -7,9 +7,8 @@ import copy
 import hashlib
 import logging
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from harmonize import warm
-from harmonize.data.batch import Batch, Row, collate
 from harmonize.data.corpus import content_hash
-from harmonize.errors import ModelError, RunError
-from harmonize.models.body import answer_hidden, evaluating, output_layer
+from harmonize.errors import RunError
+from harmonize.models.body import output_layer
 from harmonize.models.budget import Budget, Place, afford
-from harmonize.models.cache import FP16_LIMIT, HiddenCache, LiveTeacher, TeacherCache, TopKCache
+from harmonize.models.cache import HiddenCache, LiveTeacher, TeacherCache, TopKCache
 from harmonize.models.filling import fill_teacher
+from harmonize.models.frozen import Context, FrozenTeacher, TeacherRequest
 from harmonize.models.generate import Progress, greedy, in_order
 from harmonize.models.head import Head
-from harmonize.models.lora import adapters_off, has_adapters
-from harmonize.models.prefix import SharedPrefix, alike
+from harmonize.models.lora import adapters_off, has_adapters, without_adapters
 from harmonize.models.shares import ALONE, Shares
 from harmonize.models.store import (
     RAM_BYTES,
@@ -39,27 +37,9 @@ from harmonize.models.store import (
 )
 
 FORMAT = (
-    "teacher-3"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
+    "teacher-4"  # part of the key: a change of what is stored, or of how it is computed, makes new folders
 )
-Context = Callable[[], contextlib.AbstractContextManager[Any]]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherRequest:
-    """One response that the teacher is asked for.
-
-    Attributes:
-        example_id: Unique among the requests.
-        role: Of the example.
-        prompt: Ids the teacher reads, with the instruction if this role is instructed.
-        target: Response ids with the end of turn, or None for the teacher's own greedy response.
-    """
-
-    example_id: str
-    role: str
-    prompt: tuple[int, ...]
-    target: tuple[int, ...] | None = None
 
 
 def build_teacher_cache(
@@ -148,7 +128,7 @@ def build_teacher_cache(
         return LiveTeacher(
             frozen,
             {r.example_id: r.target or () for r in known},
-            lambda which: teacher.hidden([known[i] for i in which]),
+            lambda which: teacher.hidden(known, which),
             lambda: teacher.forwards,
         ).noted(note)
     key, folder, kept = place(mode)
@@ -174,91 +154,6 @@ def build_teacher_cache(
         }
     kind = HiddenCache if mode == "hidden" else TopKCache
     return kind(frozen, targets, **tensors, path=folder, forwards=teacher.forwards).noted(note)
-
-
-class FrozenTeacher:
-    """A model run as the teacher: in eval mode, without gradients, in its context; counts forward passes.
-
-    Of several processes that hold it together (`shares`), each computes some of the batches.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        context: Context,
-        pad_id: int,
-        batch_size: int,
-        share: bool = True,
-        shares: Shares = ALONE,
-    ) -> None:
-        self.model, self.context, self.pad_id, self.batch_size = model, context, pad_id, batch_size
-        self.share, self.shares = share, shares
-        self.forwards = 0
-        self._prefix = SharedPrefix()
-
-    @contextlib.contextmanager
-    def running(self) -> Any:
-        """Inside, the model is the teacher."""
-
-        def counting(*_: object) -> None:
-            self.forwards += 1
-
-        handle = self.model.register_forward_hook(counting)
-        try:
-            with torch.no_grad(), evaluating(self.model), self.context():
-                yield
-        finally:
-            handle.remove()
-
-    def hidden(self, requests: Sequence[TeacherRequest], done: Progress | None = None) -> list[Tensor]:
-        """fp16 hidden states at the response positions of each request, [m, H] each."""
-        out: list[Tensor] = [torch.empty(0)] * len(requests)
-        for which, states in self.batches(requests, done):
-            for i, state in zip(which, states, strict=True):
-                out[i] = state
-        return out
-
-    def batches(self, requests: Sequence[TeacherRequest], done: Progress | None = None) -> Any:
-        """Yields (numbers of the requests, their hidden states) batch by batch, longest first."""
-        device = next(self.model.parameters()).device
-        done_rows = 0
-        plan = self._plan(requests)
-        following = next(plan, None)
-        while following is not None:
-            shared, which, rows, batch = following
-            with self.running():
-                past = self._prefix.keys_of(self.model, requests[which[0]].prompt[:shared], len(rows))
-                states = answer_hidden(self.model, batch.to(device), past=past)
-                following = next(plan, None)  # on a GPU while it computes
-                states = to_fp16(states)
-            yield which, states.split([len(r.target) for r in rows])
-            done_rows += len(which) * self.shares.size  # the others are about as far
-            if done is not None:
-                done(min(done_rows, len(requests)), len(requests))
-
-    def _plan(self, requests: Sequence[TeacherRequest]) -> Iterator[tuple[int, list[int], list[Row], Batch]]:
-        number = count()
-        for shared, members in self._groups(requests):
-            order = sorted(
-                members, key=lambda i: (-len(requests[i].prompt) - len(requests[i].target or ()), i)
-            )
-            for start in range(0, len(order), self.batch_size):
-                if not self.shares.takes(next(number)):
-                    continue
-                which = order[start : start + self.batch_size]
-                asked = [requests[i] for i in which]
-                rows = [Row(r.example_id, r.role, "", r.prompt[shared:], r.target or ()) for r in asked]
-                yield shared, which, rows, collate(rows, self.pad_id)  # sorted, so the batch keeps this order
-
-    def _groups(self, requests: Sequence[TeacherRequest]) -> list[tuple[int, list[int]]]:
-        """(tokens that are read once, numbers of the requests); all together where the model cannot share."""
-        groups = alike([r.prompt for r in requests]) if self.share else [(0, list(range(len(requests))))]
-        with self.running():
-            for shared, members in groups:
-                first = requests[members[0]].prompt[:shared]
-                if shared and self._prefix.keys_of(self.model, first, 1) is None:
-                    return [(0, list(range(len(requests))))]
-        return groups
 
 
 def _with_targets(
@@ -354,30 +249,24 @@ def filled(
 
 
 def _live_head(teacher: FrozenTeacher, head: Head) -> Head:
-    """Head of a live teacher. Weights that will be trained are copied whole, adapters and frozen models are shared."""
+    """Head of a live teacher. Weights that will be trained are copied whole, others are shared.
+
+    Of a model with adapters it becomes the base alone: to call each adapter, switched off, and to switch them all twice
+    a step, costs a forward pass of a small model.
+    """
     model = teacher.model
-    if has_adapters(model) or not any(p.requires_grad for p in model.parameters()):
+    if has_adapters(model):
+        base = without_adapters(model)
+        if base is not None:
+            teacher.model, teacher.context = base.eval(), contextlib.nullcontext
+        return head.frozen(clone=head.weight.requires_grad)
+    if not any(p.requires_grad for p in model.parameters()):
         return head.frozen(clone=head.weight.requires_grad)
     teacher.model = copy.deepcopy(model).eval().requires_grad_(False)
     layer: Any = output_layer(teacher.model)
     return replace(
         head, weight=layer.weight.detach(), bias=None if layer.bias is None else layer.bias.detach()
     )
-
-
-def to_fp16(hidden: Tensor) -> Tensor:
-    """Hidden states as the caches keep them.
-
-    Raises:
-        ModelError: Values that fp16 cannot hold.
-    """
-    peak = float(hidden.abs().max()) if hidden.numel() else 0.0
-    if not peak < FP16_LIMIT:
-        raise ModelError(
-            f"The frozen model's hidden states reach {peak:.3g}, which fp16 cannot hold. Its weights may be damaged, "
-            "or it computes in too small a dtype: try model.dtype=float32."
-        )
-    return hidden.to(torch.float16)
 
 
 def model_numerics(model: nn.Module, head: Head) -> tuple[list[Any], list[Any]]:

@@ -142,9 +142,10 @@ def call(
 
     if not any(FIELDS[n].wide for n in names if n in FIELDS):
         return run(outputs)
-    used = torch.ones_like(outputs.batch.row, dtype=torch.bool) if rows is None else rows[outputs.batch.row]
-    which = used.nonzero().squeeze(1)
-    if len(which) == len(used) and len(which) <= outputs.chunk:
+    row = outputs.batch.row
+    # without a choice nothing is looked for: what is found would be waited for
+    which = torch.arange(len(row), device=row.device) if rows is None else rows[row].nonzero().squeeze(1)
+    if len(which) == len(row) and len(which) <= outputs.chunk:
         return run(outputs)
     if len(which) <= outputs.chunk:
         return run(outputs.part(which))

@@ -202,7 +202,8 @@ class UnlearningModule(L.LightningModule):
         figures = self._parts.combiner.finish(tools)
         scale = self._gradient_scale()
         norm = self._engine.clip(scale or 1.0)
-        values = self._reduce({key: float(v) for key, v in raw.items()})
+        together = torch.stack(list(raw.values())).tolist() if raw else []
+        values = self._reduce(dict(zip(raw, together, strict=True)))
         # of all ranks: they stop together or not at all. A scaler that overflowed leaves this step out by itself, and
         # tries a smaller scale
         sound = scale is not None or math.isfinite(norm)

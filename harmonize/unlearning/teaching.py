@@ -15,10 +15,11 @@ from harmonize.data.views import RowFactory, text_of
 from harmonize.errors import ConfigError, DataError
 from harmonize.models.budget import Budget
 from harmonize.models.cache import EnsembleCache, TeacherCache
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.reference import Reference, build_reference
-from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.models.teacher import build_teacher_cache
 from harmonize.unlearning.forward import named_blocks
 from harmonize.unlearning.terms import Term, build_terms, top_sizes
 from harmonize.unlearning.together import shares_of

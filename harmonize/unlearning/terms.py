@@ -125,8 +125,7 @@ def losses(
     for term in terms:
         if term.reads_weights:
             continue
-        covered = torch.tensor([role in term.roles for role in ROLES], device=batch.role_id.device)
-        row_sum, _ = call(term.function, outputs, term.settings, covered[batch.role_id])
+        row_sum, _ = call(term.function, outputs, term.settings, _covered(term, batch))
         row_sum = row_sum * batch.weight
         for role in term.roles:
             count = total.get((term.name, role), 0.0)
@@ -135,6 +134,16 @@ def losses(
                 # where(), not a product: a masked row must reach no gradient even if its value overflowed
                 kept = torch.where(mask > 0, row_sum, torch.zeros_like(row_sum))
                 found[term.name, role] = kept.sum() / count
+    return found
+
+
+def _covered(term: Term, batch: Batch) -> Tensor | None:
+    """[B] rows whose role the term has; None if it has every role there is. Nothing is sent to the device for it."""
+    if all(role in term.roles for role in ROLES):
+        return None
+    found = torch.zeros_like(batch.role_id, dtype=torch.bool)
+    for role in term.roles:
+        found |= batch.role_id == ROLES.index(role)  # type: ignore[arg-type]
     return found
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harmonize.data.batch import RESPONSES, VIEWS, Batch, Row, collate
+from harmonize.data.batch import RESPONSES, VIEWS, Batch, Row, _in_one_copy, collate
 from harmonize.data.example import ROLES
 
 VOCABULARY = 23
@@ -135,3 +135,18 @@ def test_rows_that_cannot_be_trained_on_are_refused() -> None:
         collate([], 0)
     with pytest.raises(ValueError, match="empty prompt"):
         collate([Row("a", "forget", "s", (), (2,))], 0)
+
+
+def test_tensors_of_many_kinds_travel_as_one() -> None:
+    sent = {
+        "ids": torch.arange(12).reshape(3, 4),
+        "weight": torch.tensor([0.5, -1.0, float("inf")]),
+        "bounds": torch.tensor([0, 3, 7], dtype=torch.int32),
+        "flag": torch.tensor([True, False]),
+        "none": torch.zeros(0, 5, dtype=torch.long),
+    }
+    found = _in_one_copy(sent, torch.device("cpu"))
+    assert list(found) == list(sent)
+    for name, value in sent.items():
+        assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
+    assert len({v.untyped_storage().data_ptr() for v in found.values()}) == 1

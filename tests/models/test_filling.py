@@ -10,9 +10,9 @@ import torch
 
 from harmonize.models import filling
 from harmonize.models.filling import fill_teacher
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
 from harmonize.models.shares import ALONE
-from harmonize.models.teacher import TeacherRequest
 
 TARGETS = [(4, 5), (6,), (7, 8, 9)]
 

@@ -90,7 +90,7 @@ def test_even_rows_left_padding_prescribed_widths_and_prefixes_are_read_as_ever(
     assert not packing.packable(packed, collate(some_rows(5), 0, side="left"))
     assert not packing.packable(packed, collate(some_rows(5), 0, pad_to=8))
     assert not packing.packable(tiny("llama"), batch())
-    past = SharedPrefix().keys_of(packed, [5, 6, 7], 3)
+    past = SharedPrefix().keys_of(packed, [5, 6, 7])
     whole = [Row(r.example_id, r.role, "", (5, 6, 7, *r.prompt), r.target) for r in even]
     with torch.no_grad():
         found = answer_hidden(packed, collate(even, 0), past=past)

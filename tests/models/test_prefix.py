@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 
 import pytest
 import torch
 
+from harmonize.data.batch import Row, collate
+from harmonize.models import prefix as prefix_module
+from harmonize.models.body import answer_hidden
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.prefix import SharedPrefix, alike
-from harmonize.models.teacher import TeacherRequest
 from tests.models.test_teacher import build
 from tests.models.tiny import V, tiny
 
@@ -63,13 +67,43 @@ def test_the_same_states_with_and_without_sharing(name: str, tmp_path: Path) -> 
 
 
 def test_a_sliding_window_is_not_shared() -> None:
-    assert SharedPrefix().keys_of(tiny("mistral"), range(3, 43), 2) is None
+    assert SharedPrefix().keys_of(tiny("mistral"), range(3, 43)) is None
 
 
-def test_keys_are_fresh_at_every_call() -> None:
+def test_what_comes_after_a_beginning_is_not_kept() -> None:
     model, prefix = tiny("llama").eval(), SharedPrefix()
     ids = tuple(range(3, 43))
-    first = prefix.keys_of(model, ids, 2)
-    model(input_ids=torch.tensor([[5], [6]]), past_key_values=first, use_cache=True)
-    assert first.get_seq_length() == 41
-    assert prefix.keys_of(model, ids, 3).get_seq_length() == 40
+    kept = prefix.keys_of(model, ids)
+    for rows in ([[5], [6]], [[7], [8], [9]]):
+        whole = torch.tensor([[*ids, *row] for row in rows])
+        found = model(input_ids=torch.tensor(rows), past_key_values=kept, use_cache=True).logits
+        torch.testing.assert_close(found, model(input_ids=whole).logits[:, -1:], rtol=1e-4, atol=1e-5)
+        assert kept.get_seq_length() == 40
+    assert prefix.keys_of(model, ids) is kept
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "phi", "granite", "cohere"])
+def test_attention_without_a_mask_gives_the_same_states(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(name).eval()
+    ids = tuple(range(3, 13))
+    rows = collate([Row(f"e{i}", "forget", "", (5, 6 + i, 7)[: 3 - i % 2], (8, 9, 2)) for i in range(4)], 0)
+    with torch.no_grad():
+        expected = answer_hidden(model, rows, past=SharedPrefix().keys_of(model, ids))
+        monkeypatch.setattr(prefix_module, "worthwhile", lambda *_: True)
+        past = SharedPrefix().keys_of(model, ids)
+        assert past.maskless
+        found = answer_hidden(model, rows, past=past)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_attends_by_itself_keeps_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = tiny("llama").eval(), tuple(range(3, 13))
+    expected = SharedPrefix().keys_of(model, ids)
+    monkeypatch.setattr(prefix_module, "worthwhile", lambda *_: True)
+    own = next(m for m in model.modules() if type(m).__name__ == "LlamaAttention")
+    own.config = copy.copy(own.config)  # no longer told by the model's
+    found = SharedPrefix().keys_of(model, ids)
+    assert not found.maskless
+    for a, b in zip(found.layers, expected.layers, strict=True):
+        torch.testing.assert_close(a.keys, b.keys)

@@ -13,6 +13,7 @@ from harmonize.models.products import (
     canonical_topk,
     rows_per_chunk,
     topk,
+    topk_by_sorting,
 )
 
 
@@ -34,6 +35,20 @@ def test_ties_go_to_the_smaller_id() -> None:
     ids, top = canonical_topk(values, 4)
     assert ids.tolist() == [[10, 70, 4000, 0], [0, 1, 2, 3]]
     assert top.tolist() == [[1, 1, 1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("vocabulary", [50, 64 * 64, 64 * 64 + 1, 9000])
+@pytest.mark.parametrize("k", [1, 7])
+@pytest.mark.parametrize("levels", [2, 5, 10**6])
+def test_sorting_finds_the_same_lists_as_looking_for_ties(vocabulary: int, k: int, levels: int) -> None:
+    draw = torch.Generator().manual_seed(vocabulary + k)
+    values = torch.randint(0, levels, (6, vocabulary), generator=draw).float()
+    ids, top = topk_by_sorting(values, k)
+    for row, value, found in zip(values.tolist(), top.tolist(), ids.tolist(), strict=True):
+        expected = sorted(range(vocabulary), key=lambda i: (-row[i], i))[:k]
+        assert found == expected and value == [row[i] for i in expected]
+    for a, b in zip(canonical_topk(values, k), (ids, top), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_gradient_as_a_product_is_the_scatter() -> None:

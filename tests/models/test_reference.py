@@ -12,10 +12,11 @@ from harmonize.data.batch import Row, collate, flatten
 from harmonize.errors import ModelError
 from harmonize.models.body import answer_hidden, answer_states, block_number, blocks_of
 from harmonize.models.cache import EnsembleCache
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft
 from harmonize.models.reference import build_reference
-from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.models.teacher import build_teacher_cache
 from tests.models.tiny import tiny
 
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"]}

@@ -12,10 +12,11 @@ from harmonize.data.batch import Row, collate
 from harmonize.errors import ConfigError, ModelError, RunError
 from harmonize.models import teacher as teacher_module
 from harmonize.models.body import answer_hidden
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.generate import greedy
 from harmonize.models.head import Head
 from harmonize.models.lora import adapters_off, apply_peft
-from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.models.teacher import build_teacher_cache
 from harmonize.objectives.distill import pull, push
 from harmonize.objectives.inputs import call, list_sizes
 from harmonize.objectives.outputs import Outputs
@@ -233,7 +234,7 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_failure_while_filling_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(teacher_module, "FP16_LIMIT", 1e-3)
+    monkeypatch.setattr("harmonize.models.frozen.FP16_LIMIT", 1e-3)
     with pytest.raises(ModelError, match="fp16"):
         build(tiny("llama"), tmp_path)
     assert list((tmp_path / "teacher").iterdir()) == []
@@ -297,7 +298,8 @@ def test_under_lora_no_second_copy_of_the_weights(mode: str, tmp_path: Path) -> 
     if mode == "none":
         reachable = cache._run.__closure__
         inner = next(c.cell_contents for c in reachable if hasattr(c.cell_contents, "model"))
-        assert inner.model is adapted
+        assert inner.model is not adapted and storages(inner.model) <= before
+        assert not any("lora" in name for name, _ in inner.model.named_modules())
     torch.testing.assert_close(cache.logits(torch.arange(8)), expected, rtol=1e-5, atol=2e-3)
     ids = torch.tensor([[4, 5, 6]])
     changed = adapted(input_ids=ids).logits

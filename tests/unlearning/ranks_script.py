@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 
 from harmonize.errors import Interrupted, ModelError, TrainingError
 from harmonize.models.body import output_layer
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
 from harmonize.models.lora import apply_peft, form_of_peft
 from harmonize.models.reference import build_reference
-from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.models.teacher import build_teacher_cache
 from harmonize.tracking.loggers import read_metrics
 from harmonize.unlearning import ranks, zero
 from harmonize.unlearning.callbacks import whole

@@ -9,8 +9,9 @@ import pytest
 
 from harmonize.config.compose import compose_config
 from harmonize.data.batch import collate
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
-from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.models.teacher import build_teacher_cache
 from harmonize.objectives.distill import push
 from harmonize.unlearning.forward import Forward
 from harmonize.unlearning.teaching import kept_length

@@ -12,8 +12,8 @@ from harmonize.data.batch import Row
 from harmonize.data.example import Dialogue, Example, Role
 from harmonize.data.render import Renderer
 from harmonize.errors import DataError
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
-from harmonize.models.teacher import TeacherRequest
 from harmonize.unlearning import schedules
 from harmonize.unlearning.controllers import Fixed, Scheduled
 from harmonize.unlearning.finetune import dialogue_rows

@@ -16,10 +16,11 @@ from harmonize.config.paths import conf_dir
 from harmonize.data.batch import Row
 from harmonize.data.responses import all_sources, sources_of
 from harmonize.guards.assistant import Truncated
+from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
 from harmonize.models.load import LoadedModel
 from harmonize.models.reference import build_reference
-from harmonize.models.teacher import TeacherRequest, build_teacher_cache
+from harmonize.models.teacher import build_teacher_cache
 from harmonize.reporting.catalogue import option
 from harmonize.statistics import fit_stats
 from harmonize.unlearning.adapters import Measure, adapt
