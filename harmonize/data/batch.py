@@ -109,8 +109,11 @@ class Batch:
         """The same batch with every tensor on `device`; to a GPU in one copy that nobody waits for."""
         here = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         if torch.device(device).type == "cuda" and not self.input_ids.is_cuda:
-            return replace(self, **_in_one_copy(here, torch.device(device)))
-        return replace(self, **{name: v.to(device, non_blocking=True) for name, v in here.items()})
+            moved = _in_one_copy(here, torch.device(device))
+        else:
+            moved = {name: v.to(device, non_blocking=True) for name, v in here.items()}
+        changed: dict[str, Any] = {**moved}
+        return replace(self, **changed)
 
 
 def collate(rows: Sequence[Row], pad_id: int, side: str = "right", pad_to: int = 1) -> Batch:
