@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from harmonize.data.example import ROLES
+from harmonize.data.transfer import in_one_copy
 
 VIEWS: tuple[str, ...] = ("plain", "opener", "prefix")
-_ALIGNED = 16  # bytes
 RESPONSES: tuple[str, ...] = ("reference", "teacher", "refusal", "alternate", "random")
 
 
@@ -75,6 +75,7 @@ class Batch:
         columns: [N] places of the real tokens in the flattened grid; bounds: [B + 1] where each row begins among them;
             longest: tokens of the longest row. For attention without padding; None where the width is prescribed.
         extra: Columns that the core does not know, passed through.
+        here: Itself before it was sent to a device, where it can be read without waiting; None if it was not.
     """
 
     input_ids: Tensor
@@ -99,6 +100,7 @@ class Batch:
     bounds: Tensor | None = None
     longest: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    here: Batch | None = None
 
     @property
     def n_rows(self) -> int:
@@ -107,12 +109,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`; to a GPU in one copy that nobody waits for."""
-        here = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         if torch.device(device).type == "cuda" and not self.input_ids.is_cuda:
-            moved = _in_one_copy(here, torch.device(device))
+            moved = in_one_copy(tensors, torch.device(device))
         else:
-            moved = {name: v.to(device, non_blocking=True) for name, v in here.items()}
-        changed: dict[str, Any] = {**moved}
+            moved = {name: v.to(device, non_blocking=True) for name, v in tensors.items()}
+        changed: dict[str, Any] = {**moved, "here": self.here or self}
         return replace(self, **changed)
 
 
@@ -191,16 +193,3 @@ def flatten(groups: Iterable[Row]) -> list[Row]:
             continue
         rows += [replace(r, pair_id=number, companions=()) for r in (row, *row.companions)]
     return rows
-
-
-def _in_one_copy(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Tensors on another device, as views of one. A copy from pageable memory would wait for all that is queued."""
-    sizes = [-(-v.nbytes // _ALIGNED) * _ALIGNED for v in tensors.values()]
-    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for part, v in zip(packed.split(sizes), tensors.values(), strict=True):
-        part[: v.nbytes].view(v.dtype).copy_(v.reshape(-1))
-    there = packed.to(device, non_blocking=True).split(sizes)
-    return {
-        name: part[: v.nbytes].view(v.dtype).reshape(v.shape)
-        for part, (name, v) in zip(there, tensors.items(), strict=True)
-    }

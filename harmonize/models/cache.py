@@ -14,6 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from harmonize.data.transfer import sent
 from harmonize.errors import ConfigError
 from harmonize.models.head import Head
 from harmonize.models.products import canonical_topk
@@ -85,8 +86,13 @@ class TeacherCache:
         """The same, of the ids that were asked for since this was called last."""
         return 0.0
 
-    def prepare(self, cache_index: Tensor) -> None:
-        """Announces the rows of the next step; a live teacher computes them now, others do nothing."""
+    def prepare(self, cache_index: Tensor, here: Tensor | None = None) -> None:
+        """Announces the rows of the next step; a live teacher computes them now, others do nothing.
+
+        Args:
+            cache_index: [A] as the objectives will name it.
+            here: The same on the host, where it is at hand: to fetch it waits for the device.
+        """
 
     @torch.no_grad()
     def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -243,11 +249,11 @@ class LiveTeacher(TeacherCache):
         """Forward passes of the teacher that this process made."""
         return self._count()
 
-    def prepare(self, cache_index: Tensor) -> None:
+    def prepare(self, cache_index: Tensor, here: Tensor | None = None) -> None:
         """Computes the hidden states of every response that these rows belong to."""
         if cache_index is self._prepared:  # to look at it again would wait for the device
             return
-        index = cache_index.cpu()
+        index = cache_index.cpu() if here is None else here
         wanted = set(_owners(index[index >= 0], self._bounds).unique().tolist())
         if not wanted <= self._kept:
             order = sorted(wanted)
@@ -256,7 +262,7 @@ class LiveTeacher(TeacherCache):
             shift = torch.zeros(len(self._bounds), dtype=torch.long)
             shift[order] = begins - self._bounds[order]
             self._kept, self._states = set(order), torch.cat(found)
-            self._shift = shift.to(cache_index.device)
+            self._shift = sent(shift, cache_index.device)
         self._prepared = cache_index
 
     def hidden(self, cache_index: Tensor) -> Tensor:
@@ -301,10 +307,10 @@ class EnsembleCache(TeacherCache):
         """Forward passes of all teachers that this process made."""
         return sum(member.forwards for member in self.members)
 
-    def prepare(self, cache_index: Tensor) -> None:
+    def prepare(self, cache_index: Tensor, here: Tensor | None = None) -> None:
         """Announces the rows of the next step to every teacher."""
         for member in self.members:
-            member.prepare(cache_index)
+            member.prepare(cache_index, here)
 
     @torch.no_grad()
     def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:

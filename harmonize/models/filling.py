@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harmonize.data.transfer import fetching, sent
 from harmonize.models.generate import Progress
 from harmonize.models.head import Head
 from harmonize.models.shares import Shares
@@ -99,7 +100,7 @@ def fill_teacher(
                     handed.append((place, {name: t.cpu().numpy() for name, t in found.items()}))
                     continue
                 write(place, found)
-                index = torch.from_numpy(place).to(device)
+                index = sent(torch.from_numpy(place), device)
                 for name, kept_here in here.items():
                     kept_here.index_copy_(0, index, found[name])
         for place, arrays in shares.to_first(handed):
@@ -114,12 +115,16 @@ def _writing(files: Mapping[str, np.memmap], aside: bool) -> Iterator[Any]:
     Nothing waits for the disk: a file that a crash cut short fails its checksum.
     """
 
-    def put(place: np.ndarray, found: Mapping[str, Tensor]) -> None:
+    def put(place: np.ndarray, fetch: Callable[[], Mapping[str, Tensor]]) -> None:
+        here = fetch()
         for name, file in files.items():
-            file[place] = found[name].cpu().numpy()
+            file[place] = here[name].numpy()
+
+    def now(place: np.ndarray, found: Mapping[str, Tensor]) -> None:
+        put(place, fetching(found))
 
     if not aside:
-        yield put
+        yield now
     else:
         with ThreadPoolExecutor(1) as pool:
             waiting: list[Future[None]] = []
@@ -127,7 +132,7 @@ def _writing(files: Mapping[str, np.memmap], aside: bool) -> Iterator[Any]:
             def later(place: np.ndarray, found: Mapping[str, Tensor]) -> None:
                 while len(waiting) >= _WAITING:
                     waiting.pop(0).result()
-                waiting.append(pool.submit(put, place, found))
+                waiting.append(pool.submit(put, place, fetching(found)))
 
             yield later
             for future in waiting:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,10 +64,13 @@ def write_folder(
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _temporary(folder.parent) as work:
             fill(work)
-            files = {}
-            for path in sorted(work.glob("*.npy")):
+            paths = sorted(work.glob("*.npy"))
+            for path in paths:
                 path.chmod(0o600)
-                files[path.name] = {"bytes": path.stat().st_size, "blocks": _file_hash(path)}
+            hashes = _file_hashes(paths)
+            files = {
+                p.name: {"bytes": p.stat().st_size, "blocks": h} for p, h in zip(paths, hashes, strict=True)
+            }
             header: dict[str, Any] = {"key": key, "files": files}
             if about is not None:
                 header["about"] = dict(about)
@@ -140,7 +145,7 @@ def read_folder(folder: Path, key: str) -> dict[str, np.ndarray]:
             if path.stat().st_size != facts["bytes"]:
                 raise CorruptFolder(f"{name} has the wrong size")
             if (
-                (_file_hash(path) != facts["blocks"])
+                (_file_hashes([path])[0] != facts["blocks"])
                 if "blocks" in facts
                 else (_plain_hash(path) != facts["sha256"])
             ):
@@ -205,20 +210,28 @@ def _mappable(path: Path) -> bool:
     return path.stat().st_size > 4096  # an empty array cannot be mapped, and a tiny one need not be
 
 
-def _file_hash(path: Path) -> str:
-    """SHA-256 of the SHA-256 of each block; blocks are hashed side by side."""
-    starts = range(0, path.stat().st_size, _BLOCK)
+def _file_hashes(paths: Sequence[Path]) -> list[str]:
+    """Of each file the SHA-256 of the SHA-256 of its blocks; blocks of all files are hashed side by side."""
+    own = threading.local()
 
-    def digest(start: int) -> bytes:
-        return hashlib.sha256(os.pread(file.fileno(), _BLOCK, start)).digest()
+    def digest(block: tuple[int, int]) -> bytes:
+        if not hasattr(own, "buffer"):  # fresh memory for every block costs as much as its hash
+            own.buffer = memoryview(bytearray(_BLOCK))
+        read = os.preadv(block[0], [own.buffer], block[1])
+        return hashlib.sha256(own.buffer[:read]).digest()
 
-    with path.open("rb") as file:
-        if len(starts) < 2:
-            found = [digest(start) for start in starts]
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")).fileno() for path in paths]
+        starts = [range(0, path.stat().st_size, _BLOCK) for path in paths]
+        blocks = [
+            (file, start) for file, own_starts in zip(files, starts, strict=True) for start in own_starts
+        ]
+        workers = min(len(blocks), 8, os.cpu_count() or 1)
+        if max(map(len, starts), default=0) < 2 or workers < 2:
+            found = iter([digest(block) for block in blocks])
         else:
-            with ThreadPoolExecutor(min(len(starts), 8, os.cpu_count() or 1)) as pool:
-                found = list(pool.map(digest, starts))
-    return hashlib.sha256(b"".join(found)).hexdigest()
+            found = stack.enter_context(ThreadPoolExecutor(workers)).map(digest, blocks)
+        return [hashlib.sha256(b"".join(itertools.islice(found, len(s)))).hexdigest() for s in starts]
 
 
 def _plain_hash(path: Path) -> str:

@@ -61,7 +61,7 @@ class Forward:
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs of one batch of placed rows."""
         if self.teacher is not None:
-            self.teacher.prepare(batch.cache_index)
+            self.teacher.prepare(batch.cache_index, None if batch.here is None else batch.here.cache_index)
         if self.reference is not None:
             self.reference.prepare(batch)
         hidden, inner = answer_states(self.model, batch, sorted(set(self._blocks.values())))
