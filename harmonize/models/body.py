@@ -134,9 +134,8 @@ def answer_states(
         handles += [modules[b].register_forward_hook(keep(b)) for b in blocks]
     try:
         inputs = packed_inputs(unwrapped(model), batch) if packed else model_inputs(batch, past)
-        with (
-            without_mask(text_config(unwrapped(model))) if getattr(past, "maskless", False) else nullcontext()
-        ):
+        maskless = getattr(past, "maskless", False)
+        with without_mask(text_config(unwrapped(model)), past) if maskless else nullcontext():
             model(**inputs, use_cache=False)
     finally:
         for handle in handles:

@@ -1,7 +1,10 @@
-"""Causal attention of rows that continue a beginning, by a kernel that needs no mask for it.
+"""Attention of rows that continue one beginning, by kernels that need no mask for it.
 
 Rows are right-padded behind a beginning of one length, so every token sees all that is before it: the diagonal of what
 is seen ends in the lower right corner. transformers would write out a mask, and kernels that take one are slower.
+
+Where cuDNN's kernel runs (Hopper and later), which knows no such diagonal, a row's tokens attend to the beginning and
+to their row apart, and the two are one by their softmax's sums.
 """
 
 from __future__ import annotations
@@ -15,26 +18,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _NAME = "lower_right"
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @contextmanager
-def without_mask(config: Any) -> Iterator[list[nn.Module]]:
-    """Inside, a model of this configuration attends by `attention`. Yields the attention layers that were called."""
+def without_mask(config: Any, past: Any = None) -> Iterator[list[nn.Module]]:
+    """Inside, a model of this configuration attends by `attention`. Yields the attention layers that were called.
+
+    Args:
+        config: Of the model.
+        past: A cache whose layers hold the keys and values [1, groups, P, D] of the beginning; None without one.
+    """
     from transformers import AttentionInterface
 
     called: list[nn.Module] = []
 
-    def counted(module: nn.Module, *arguments: Any, **more: Any) -> tuple[Tensor, None]:
+    def counted(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any
+    ) -> tuple[Tensor, None]:
         called.append(module)
-        return attention(module, *arguments, **more)
+        before = None
+        if past is not None:
+            layer = past.layers[module.layer_idx]
+            before = (layer.keys, layer.values)
+        return attention(module, query, key, value, mask, before=before, **more)
 
-    before = config._attn_implementation
+    known = config._attn_implementation
     AttentionInterface.register(_NAME, counted)
     config._attn_implementation = _NAME
     try:
         yield called
     finally:
-        config._attn_implementation = before
+        config._attn_implementation = known
 
 
 def worthwhile(config: Any, device: torch.device) -> bool:
@@ -50,15 +65,27 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    before: tuple[Tensor, Tensor] | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attention in the form that transformers calls; the last query sees every key, each one before it a key less.
+    """Attention in the form that transformers calls: causal, and all of the beginning.
 
-    [B, heads, T, D] and [B, groups, P + T, D] in, [B, T, heads, D] out.
+    Args:
+        query: [B, heads, T, D]. key, value: [B, groups, T, D] of the rows.
+        before: [1, groups, P, D] keys and values of the beginning.
+
+    Returns:
+        [B, T, heads, D].
     """
-    from torch.nn.attention.bias import causal_lower_right
-
-    if any(more.get(name) is not None for name in ("softcap", "position_bias")):
+    odd = any(more.get(name) is not None for name in ("softcap", "position_bias"))
+    if before is not None:
+        size = (key.shape[0], -1, -1, -1)
+        first_key, first_value = (x.expand(size) for x in before)
+        if not odd and not dropout and merges(query, key):
+            out = merged(query, key, value, first_key.contiguous(), first_value.contiguous(), scaling)
+            return out.transpose(1, 2).contiguous(), None
+        key, value = torch.cat([first_key, key], 2), torch.cat([first_value, value], 2)
+    if odd:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
@@ -67,11 +94,18 @@ def attention(
             module, query, key, value, mask, dropout, scaling, **more
         )
         return found
+    return _lower_right(query, key, value, dropout, scaling).transpose(1, 2).contiguous(), None
+
+
+def _lower_right(query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None) -> Tensor:
+    """The last query sees every key, each one before it a key less."""
+    from torch.nn.attention.bias import causal_lower_right
+
     groups = query.shape[1] // key.shape[1]
-    flash = query.dtype in (torch.float16, torch.bfloat16)
+    flash = query.dtype in _HALF
     if groups > 1 and not flash:  # no other kernel shares heads
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    out = F.scaled_dot_product_attention(
+    out: Tensor = F.scaled_dot_product_attention(
         query,
         key,
         value,
@@ -80,4 +114,37 @@ def attention(
         scale=scaling,
         enable_gqa=groups > 1 and flash,
     )
-    return out.transpose(1, 2).contiguous(), None
+    return out
+
+
+def merges(query: Tensor, key: Tensor) -> bool:
+    """Whether cuDNN's kernel takes these: then the two parts apart are faster than flash attention over both."""
+    if (
+        not query.is_cuda
+        or query.dtype not in _HALF
+        or torch.cuda.get_device_capability(query.device) < (9, 0)
+    ):
+        return False
+    from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
+
+    grouped = query.shape[1] != key.shape[1]
+    return bool(can_use_cudnn_attention(SDPAParams(query, key, key, None, 0.0, True, grouped)))
+
+
+def merged(
+    query: Tensor, key: Tensor, value: Tensor, first_key: Tensor, first_value: Tensor, scaling: float | None
+) -> Tensor:
+    """[B, heads, T, D] from attention to the beginning and to the row, weighted by the sums of their softmaxes."""
+    first, first_sum = with_sums(query, first_key, first_value, False, scaling)
+    own, own_sum = with_sums(query, key, value, True, scaling)
+    return torch.lerp(own, first, torch.sigmoid(first_sum - own_sum).to(own.dtype))
+
+
+def with_sums(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention [B, heads, T, D] and the logarithm of its softmax's sum [B, heads, T, 1], by cuDNN."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kernel = torch.ops.aten._scaled_dot_product_cudnn_attention
+    out, sums = kernel(query, key, value, None, True, 0.0, causal, False, scale=scale)[:2]
+    return out, sums if sums.dim() == 4 else sums.unsqueeze(-1)

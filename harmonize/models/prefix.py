@@ -78,7 +78,8 @@ class SharedPrefix:
             if not self.possible:
                 return None
             for layer in kept.layers:
-                layer.update = partial(_lend, layer.keys, layer.values)
+                # without a mask the attention itself looks up what comes before
+                layer.update = _alone if kept.maskless else partial(_lend, layer.keys, layer.values)
             while len(self._found) >= KEPT:
                 self._found.pop(next(iter(self._found)))
             self._found[key] = kept
@@ -89,6 +90,10 @@ def _lend(keys: Tensor, values: Tensor, more_keys: Tensor, more_values: Tensor, 
     """What a cache layer's `update` returns, for rows that all begin with the one whose [1, G, P, D] are given."""
     size = (more_keys.shape[0], -1, -1, -1)
     return torch.cat([keys.expand(size), more_keys], -2), torch.cat([values.expand(size), more_values], -2)
+
+
+def _alone(keys: Tensor, values: Tensor, *_: Any, **__: Any) -> Any:
+    return keys, values
 
 
 def _read(model: nn.Module, ids: tuple[int, ...]) -> Any:

@@ -1,5 +1,6 @@
 """Training on a GPU: precisions, kernels, checkpointing, adapters, compiled blocks, and whole runs."""
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import pytest
@@ -20,11 +21,13 @@ from harmonize.config.schema.groups import ModelConfig
 from harmonize.data import sandbox
 from harmonize.data.batch import collate
 from harmonize.errors import ModelError
-from harmonize.models import packing
+from harmonize.models import lower_right, packing
 from harmonize.models.body import answer_hidden
+from harmonize.models.frozen import FrozenTeacher
 from harmonize.models.head import Head
 from harmonize.models.load import enable_checkpointing, load_model
 from harmonize.models.lora import apply_peft, is_adapter
+from harmonize.models.prefix import SharedPrefix
 from harmonize.tracking.results import read_run
 from harmonize.unlearning.optimizers import build_optimizer
 from tests.models.tiny import some_rows, tiny
@@ -149,6 +152,46 @@ def test_live_teacher_says_what_the_cache_holds(gpu) -> None:
     assert values[0] > 1e-3
     assert values[1] == pytest.approx(values[0], rel=2e-3)
     assert values[2] == pytest.approx(values[0], rel=2e-3)
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["merged", "lower right"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("heads", [(8, 2), (4, 4)], ids=["groups", "heads"])
+def test_attention_behind_a_beginning_is_that_of_the_definition(
+    gpu, monkeypatch, dtype, heads, apart
+) -> None:
+    torch.manual_seed(0)
+    many, groups = heads
+    query = torch.randn(3, many, 17, 64, device=gpu, dtype=dtype)
+    key, value = (torch.randn(3, groups, 17, 64, device=gpu, dtype=dtype) for _ in "kv")
+    before = tuple(torch.randn(1, groups, 40, 64, device=gpu, dtype=dtype) for _ in "kv")
+    real = lower_right.merges
+    if gpu.type == "cuda" and torch.cuda.get_device_capability() >= (9, 0) and dtype == torch.bfloat16:
+        assert real(query, key)
+    monkeypatch.setattr(lower_right, "merges", lambda *a: apart and real(*a))
+    found, _ = lower_right.attention(torch.nn.Identity(), query, key, value, None, scaling=0.2, before=before)
+    keys, values = (
+        torch.cat([b.expand(3, -1, -1, -1), x], 2).double().repeat_interleave(many // groups, 1)
+        for b, x in zip(before, (key, value), strict=True)
+    )
+    scores = 0.2 * query.double() @ keys.transpose(2, 3)
+    seen = torch.ones(17, 57, dtype=torch.bool, device=gpu).tril(40)
+    expected = (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ values).transpose(1, 2)
+    assert found.shape == expected.shape and found.dtype == dtype
+    assert float((found - expected).norm() / expected.norm()) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_a_beginning_read_once_gives_the_same_states(gpu) -> None:
+    """Of a model in bf16, through its own attention layers."""
+    model = spread(build_model(SHAPES["tiny"], gpu, torch.bfloat16)).eval()
+    asked = requests_of(make_rows(WORK, 300), WORK.prefix, 300)
+    found = [
+        torch.cat(FrozenTeacher(model, nullcontext, 0, 4, share).hidden(asked)).float()
+        for share in (True, False)
+    ]
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < 2e-2
+    past = SharedPrefix().keys_of(model, asked[0].prompt[: WORK.prefix])
+    assert past.maskless == (gpu.type == "cuda")
 
 
 def test_the_cache_is_keyed_by_precision_and_device(gpu, tmp_path) -> None:

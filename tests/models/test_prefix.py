@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harmonize.data.batch import Row, collate
+from harmonize.models import lower_right
 from harmonize.models import prefix as prefix_module
 from harmonize.models.body import answer_hidden
 from harmonize.models.frozen import TeacherRequest
@@ -82,8 +83,23 @@ def test_what_comes_after_a_beginning_is_not_kept() -> None:
     assert prefix.keys_of(model, ids) is kept
 
 
+def by_definition(query, key, value, causal, scaling):
+    """`lower_right.with_sums` in plain words."""
+    shared = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[2:]).triu(1).bool(), float("-inf"))
+    return scores.softmax(-1) @ value, scores.logsumexp(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "phi", "granite", "cohere"])
-def test_attention_without_a_mask_gives_the_same_states(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_without_a_mask_gives_the_same_states(
+    name: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lower_right, "merges", lambda *_: apart)
+    monkeypatch.setattr(lower_right, "with_sums", by_definition)
     model = tiny(name).eval()
     ids = tuple(range(3, 13))
     rows = collate([Row(f"e{i}", "forget", "", (5, 6 + i, 7)[: 3 - i % 2], (8, 9, 2)) for i in range(4)], 0)
