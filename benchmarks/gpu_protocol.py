@@ -98,12 +98,13 @@ def s2(place: Place) -> Iterator[dict[str, Any]]:
 
 
 def c1(place: Place) -> Iterator[dict[str, Any]]:
-    """1B, 128 rows behind instructions of several lengths."""
-    prefixes = (128, 256, 512)
-    for number, prefix in enumerate(prefixes):
-        work = place.work(rows=128, length=512, prefix=prefix)
-        left = len(prefixes) - number
-        yield from sections.caches(place, place.shape("1b"), work, left, profiled=prefix == 256)
+    """1B, 128 rows behind instructions of several lengths, and 512 rows behind one of them."""
+    cases = [(128, 128), (128, 256), (128, 512), (512, 256)]
+    for number, (rows, prefix) in enumerate(cases):
+        work = place.work(rows=rows, length=512, prefix=prefix)
+        left = len(cases) - number
+        profiled = (rows, prefix) == (128, 256)
+        yield from sections.caches(place, place.shape("1b"), work, left, profiled)
 
 
 def v1(place: Place) -> Iterator[dict[str, Any]]:
@@ -215,7 +216,7 @@ SECTIONS: Mapping[str, tuple[Section, float]] = {
     "s2": (s2, 45),
     "s4": (s4, 35),
     "v1": (v1, 12),
-    "c1": (c1, 40),
+    "c1": (c1, 60),
     "compiled": (compiled, 28),
     "p1": (p1, 20),
     "s1lora": (s1_lora, 55),

@@ -260,7 +260,7 @@ def caches(
     requests = requests_of(rows, prefix, shape.vocabulary)
     asked = sorted(requests, key=lambda r: -len(r.prompt) - len(r.target or ()))
     plain = [Row(r.example_id, r.role, "", r.prompt, r.target or ()) for r in asked]
-    size = max(1, len(rows) // 4)
+    size = min(64, max(1, len(rows) // 4))
     batches = [collate(plain[i : i + size], PAD) for i in range(0, len(plain), size)]
 
     def forward(model: Any = model, batches: Any = batches) -> None:

@@ -226,7 +226,7 @@ def _file_hashes(paths: Sequence[Path]) -> list[str]:
         blocks = [
             (file, start) for file, own_starts in zip(files, starts, strict=True) for start in own_starts
         ]
-        workers = min(len(blocks), 8, os.cpu_count() or 1)
+        workers = min(len(blocks), 16, os.cpu_count() or 1)
         if max(map(len, starts), default=0) < 2 or workers < 2:
             found = iter([digest(block) for block in blocks])
         else:

@@ -30,10 +30,12 @@ from harmonize.models.lora import apply_peft, is_adapter
 from harmonize.models.prefix import SharedPrefix
 from harmonize.tracking.results import read_run
 from harmonize.unlearning.optimizers import build_optimizer
+from harmonize.unlearning.watching import STAGES
 from tests.models.tiny import some_rows, tiny
 from tests.unlearning.small import small_run
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),  # advice of torch.compile
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch.compile imports old parts of torch
     pytest.mark.filterwarnings(
         "ignore:The .grad attribute:UserWarning"
@@ -297,8 +299,14 @@ def test_a_small_model_trains(gpu, shared, tmp_path, name, method) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("peft=lora", "peft.r=8"), ("trainer.precision=bf16-true", "model.dtype=bfloat16")],
-    ids=["bf16-mixed", "lora", "bf16-true"],
+    [
+        (),
+        ("peft=lora", "peft.r=8"),
+        ("trainer.precision=bf16-true", "model.dtype=bfloat16"),
+        ("teacher.cache=none",),
+        ("teacher.cache=none", "peft=lora", "trainer.precision=bf16-true", "model.dtype=bfloat16"),
+    ],
+    ids=["bf16-mixed", "lora", "bf16-true", "live", "live, lora"],
 )
 def test_a_whole_run(gpu, tmp_path, monkeypatch, capsys, more) -> None:
     """Target, gold, teacher, training, evaluation and export of the sandbox, all on the GPU."""
@@ -323,3 +331,25 @@ def test_a_whole_run(gpu, tmp_path, monkeypatch, capsys, more) -> None:
     assert run.status["state"] == "done"
     assert run.results.metrics["forget_accuracy"].value is not None
     assert (folder / "model" / "model.safetensors").exists()
+
+
+def test_a_profile(gpu, shared, tmp_path, capsys) -> None:
+    """A line for every stage, timed by the device."""
+    place = ("trainer=gpu", "model.device=cuda") if gpu.type == "cuda" else ("trainer=cpu",)
+    options = [
+        "dataset=tofu",
+        f"dataset.root={shared / 'data' / 'tofu'}",
+        "model=hf",
+        f"model.name_or_path={shared / 'models' / 'stories260k'}",
+        f"paths.cache_dir={tmp_path / 'cache'}",
+        "teacher.max_new_tokens=4",
+        *place,
+    ]
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", "--steps", "3", f"--out={out}", *options])
+    said = capsys.readouterr()
+    assert not ended.value.code, said.out + said.err
+    table = (out / "table.md").read_text()
+    assert "Mean of 3 steps" in table and all(f"| {stage} " in table for stage in STAGES)
+    assert ("CPU ms" in table) == (gpu.type == "cpu"), table
