@@ -235,7 +235,7 @@ class LiveTeacher(TeacherCache):
         super().__init__(head, targets)
         self._run, self._count = run, count
         self._bounds = torch.tensor([*self._starts.values(), self.positions], dtype=torch.long)
-        self._there = self._bounds  # on the device of the index
+        self._there = self._bounds  # on the head's device
         self.forget()
 
     def forget(self) -> None:
@@ -262,19 +262,20 @@ class LiveTeacher(TeacherCache):
             shift = torch.zeros(len(self._bounds), dtype=torch.long)
             shift[order] = begins - self._bounds[order]
             self._kept, self._states = set(order), torch.cat(found)
-            self._shift = sent(shift, cache_index.device)
+            self._shift = sent(shift, self.head.weight.device)
         self._prepared = cache_index
 
     def hidden(self, cache_index: Tensor) -> Tensor:
         """Final hidden states. [A] -> [A, H] fp16."""
         self.prepare(cache_index)
+        weight = self.head.weight
         if not self._kept:
-            return self._states.new_zeros((len(cache_index), self.head.weight.shape[1]), dtype=torch.float16)
-        if self._there.device != cache_index.device:
-            self._there = self._bounds.to(cache_index.device)
-        place = cache_index + self._shift[_owners(cache_index.clamp_min(0), self._there)]
-        found = self._states.index_select(0, torch.where(cache_index < 0, 0, place))
-        return found.masked_fill((cache_index < 0).unsqueeze(1), 0)
+            return weight.new_zeros((len(cache_index), weight.shape[1]), dtype=torch.float16)
+        index = cache_index.to(weight.device)
+        self._there = self._there.to(weight.device)
+        place = index + self._shift[_owners(index.clamp_min(0), self._there)]
+        found = self._states.index_select(0, torch.where(index < 0, 0, place))
+        return found.masked_fill((index < 0).unsqueeze(1), 0)
 
 
 def _owners(index: Tensor, bounds: Tensor) -> Tensor:
