@@ -37,7 +37,7 @@ def test_ties_go_to_the_smaller_id() -> None:
     assert top.tolist() == [[1, 1, 1, 0], [0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("vocabulary", [50, 64 * 64, 64 * 64 + 1, 9000])
+@pytest.mark.parametrize("vocabulary", [7, 50, 32 * 64 + 5, 64 * 64, 64 * 64 + 1, 9000])
 @pytest.mark.parametrize("k", [1, 7])
 @pytest.mark.parametrize("levels", [2, 5, 10**6])
 def test_sorting_finds_the_same_lists_as_looking_for_ties(vocabulary: int, k: int, levels: int) -> None:
