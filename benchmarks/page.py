@@ -1,6 +1,6 @@
 """Writes the tables of docs/benchmarks.md from the kept rows of the protocols, each ratio beside its bar.
 
-python -m benchmarks.page --keep rows.jsonl gpu   # keep a run of benchmarks.gpu_protocol (or cpu), then write
+python -m benchmarks.page --keep rows.jsonl gpu   # keep a run of benchmarks.gpu_protocol (or cpu): its sections
 python -m benchmarks.page [--check]
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS, Row, compact, load, save
+from benchmarks.rows import RESULTS, Row, compact, load, merged, save
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 _BLOCK = re.compile(r"(<!-- generated: ([\w ]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -167,11 +167,14 @@ def profile(kept: str, *what: str) -> str:
 def place(kept: str) -> str:
     """Where the rows were measured."""
     found = load(kept)
-    about, parity = found["about"], found["parity"]
+    about, sections = found["about"], found["sections"].values()
+    commits = ", ".join(dict.fromkeys(s["commit"] for s in sections))
+    pairs = sum(s["pairs"] for s in sections)
+    loss, gradient = (max(s[name] for s in sections) for name in ("loss", "gradient"))
     return (
         f"{about['machine']}; torch {about['torch']}, transformers {about['transformers']}, Python {about['python']}; "
-        f"commit {about['commit']}. Parity: {parity['pairs']} pairs of arms, losses apart by {parity['loss']:.1e} at "
-        f"most, gradients by {parity['gradient']:.1e}."
+        f"commit {commits}. Parity: {pairs} pairs of arms, losses apart by {loss:.1e} at most, gradients by "
+        f"{gradient:.1e}."
     )
 
 
@@ -207,13 +210,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = options.parse_args(argv)
     if given.keep:
         lines = Path(given.keep[0]).read_text(encoding="utf-8").splitlines()
-        save(compact([json.loads(line) for line in lines]), RESULTS / f"{given.keep[1]}.json")
-    before = PAGE.read_text(encoding="utf-8")
-    after = filled(before)
-    if given.check and after != before:
+        kept = RESULTS / f"{given.keep[1]}.json"
+        before = load(given.keep[1]) if kept.exists() else None
+        save(merged(before, compact([json.loads(line) for line in lines])), kept)
+    page = PAGE.read_text(encoding="utf-8")
+    after = filled(page)
+    if given.check and after != page:
         print(f"{PAGE} is stale. Run: python -m benchmarks.page", file=sys.stderr)
         return 1
-    if after != before:
+    if after != page:
         PAGE.write_text(after, encoding="utf-8")
     return 0
 

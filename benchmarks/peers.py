@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.arms import PAD, Bench, batch_of
-from harmonize.data.batch import Batch, Row
+from benchmarks.arms import PAD, Bench, Shape, batch_of
+from harmonize.data.batch import Batch, Row, collate
 from harmonize.models.head import Head
 from harmonize.models.reference import build_reference
 from harmonize.objectives.divergence import kl_to_original, undial
@@ -110,6 +110,21 @@ def peer_loss(method: str, model: Any, reference: Any, rows: Sequence[Row], devi
     log_p, log_q = r_reference.log_softmax(-1), r_logits.log_softmax(-1)
     each = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
     return loss + each[r_labels >= 0].mean()
+
+
+def predicted(method: str, shape: Shape, rows: Sequence[Row]) -> float:
+    """FLOPs of our step over those of the peers' way, padding included: what the method's terms read, and no more."""
+    ours = collate(rows, PAD)
+    parts = {role: collate([r for r in rows if r.role == role], PAD) for role in ("forget", "retain")}
+    grids = {role: part.input_ids.numel() for role, part in parts.items()}
+    answers = {role: part.labels.numel() for role, part in parts.items()}
+    body, head = 2.0 * shape.body, 2.0 * shape.vocabulary * shape.hidden
+    wide = {"npo": "", "npo_kl": "retain", "undial": "forget"}[method]  # whose stored states give all logits
+    read = answers["forget"] + (0 if method == "undial" else answers["retain"])
+    cached = 3 * (body * ours.input_ids.numel() + head * read) + head * answers.get(wide, 0)
+    referred = grids["forget"] + (grids["retain"] if method == "npo_kl" else 0)
+    live = (body + head) * (3 * sum(grids.values()) + referred)
+    return cached / live
 
 
 def _logits(model: Any, rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor]:

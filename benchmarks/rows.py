@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ABOUT = ("machine", "torch", "transformers", "python", "commit")  # the same in every row of a run
+ABOUT = ("machine", "torch", "transformers", "python")  # the same in every row of a run
 _DULL = ("ms", "parameters", "padding", "attention", "optimizer")
 _MOST = 12  # lines kept of a profile
 
@@ -16,24 +16,34 @@ Row = dict[str, Any]
 
 
 def compact(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """A run's rows without what repeats itself: `{"about": ..., "parity": ..., "rows": [...]}`.
+    """A run's rows without what repeats itself: `{"about": ..., "sections": ..., "rows": [...]}`.
 
-    Parity becomes the number of pairs and their largest differences; peak memory becomes rows of ratios like the
-    others.
+    A section says its commit, how many pairs of arms were compared and their largest differences; peak memory becomes
+    rows of ratios like the others.
 
     Raises:
         ValueError: Rows of several machines or versions. Sections measured at several commits may stand together.
     """
     given = [dict(row) for row in rows]
     about = {name: given[0][name] for name in ABOUT}
-    if any(row.get(name) != about[name] for row in given for name in ABOUT if name != "commit"):
+    if any(row.get(name) != about[name] for row in given for name in ABOUT):
         raise ValueError("rows of several machines or versions; keep one machine's")
-    about["commit"] = ", ".join(dict.fromkeys(row["commit"] for row in given))
-    parity = [r for r in given if "parity" in r and "ok" in r]
+    sections: dict[str, Row] = {}
+    for row in given:
+        found = sections.setdefault(
+            row["section"], {"commit": row["commit"], "pairs": 0, "loss": 0.0, "gradient": 0.0}
+        )
+        if "parity" in row and "ok" in row:
+            found["pairs"] += 1
+            found |= {name: max(found[name], row[name]) for name in ("loss", "gradient")}
     kept: list[Row] = []
     memory: dict[str, dict[str, int]] = {}
     for row in given:
-        row = {k: v for k, v in row.items() if k not in ABOUT and (k not in _DULL or "kernels" in row)}
+        row = {
+            k: v
+            for k, v in row.items()
+            if k not in (*ABOUT, "commit") and (k not in _DULL or "kernels" in row)
+        }
         if "parity" in row or "rounded to fp16" in row or "seconds" in row:
             continue
         if "memory" in row:
@@ -50,8 +60,17 @@ def compact(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if name in row:
                 row[name] = row[name][:_MOST]
         kept.append(row)
-    gaps = {n: max((r[n] for r in parity), default=0.0) for n in ("loss", "gradient")}
-    return {"about": about, "parity": {"pairs": len(parity), **gaps}, "rows": kept}
+    return {"about": about, "sections": sections, "rows": kept}
+
+
+def merged(before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    """New rows, and those of sections that they do not measure; what another machine or version gave is dropped."""
+    if before is None or before["about"] != found["about"]:
+        return dict(found)
+    sections = {**before["sections"], **found["sections"]}
+    rows = [r for r in before["rows"] if r["section"] not in found["sections"]] + found["rows"]
+    order = list(sections)
+    return {**found, "sections": sections, "rows": sorted(rows, key=lambda r: order.index(r["section"]))}
 
 
 def _first(row: Row, arms: Row, found: float) -> Row:

@@ -421,7 +421,8 @@ def methods(place: Place, shape: Shape, work: Work) -> Iterator[dict[str, Any]]:
         }
         parts = len(peers.METHODS) - number
         times = interleaved(arms, place.device, place.pairs, seconds=place.share(parts))
-        yield {**ratio(times, "cached reference", "live reference"), **about}
+        work_of = round(peers.predicted(method, shape, rows), 4)
+        yield {**ratio(times, "cached reference", "live reference"), "predicted": work_of, **about}
 
 
 @torch.no_grad()

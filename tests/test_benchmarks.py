@@ -12,10 +12,10 @@ from benchmarks import cpu_protocol, page, sections
 from benchmarks.arms import SHAPES, Work, build_model
 from benchmarks.measure import interleaved, parity, ratio
 from benchmarks.place import Place
-from benchmarks.rows import compact
+from benchmarks.rows import compact, merged
 
 CPU = torch.device("cpu")
-ABOUT = {"machine": "m", "torch": "2", "transformers": "5", "python": "3", "commit": "c"}
+ABOUT = {"machine": "m", "torch": "2", "transformers": "5", "python": "3"}
 
 
 def place(pairs: int) -> Place:
@@ -72,8 +72,8 @@ def test_a_plain_step_moves_a_model_as_ours_does() -> None:
     assert sum(p.numel() for p in model.parameters()) == SHAPES["tiny"].body + 300 * 32 + 5 * 32
 
 
-def kept(*rows: dict[str, Any]) -> dict[str, Any]:
-    return compact([{"section": "s1", **row, **ABOUT} for row in rows])
+def kept(*rows: dict[str, Any], section: str = "s1", commit: str = "c") -> dict[str, Any]:
+    return compact([{"section": section, "commit": commit, **row, **ABOUT} for row in rows])
 
 
 def test_peak_memory_becomes_ratios() -> None:
@@ -89,14 +89,24 @@ def test_peak_memory_becomes_ratios() -> None:
         (0.25, 8, [100, 400]),
         (0.5, 16, [100, 200]),
     ]
-    assert found["parity"] == {"pairs": 1, "loss": 1e-7, "gradient": 2e-6} and found["about"] == ABOUT
+    assert found["sections"] == {"s1": {"commit": "c", "pairs": 1, "loss": 1e-7, "gradient": 2e-6}}
+    assert found["about"] == ABOUT
 
 
 def test_rows_of_two_machines_are_not_mixed() -> None:
+    row = {"section": "s1", "commit": "c"}
     with pytest.raises(ValueError, match="several"):
-        compact([{"section": "s1", **ABOUT}, {"section": "s1", **ABOUT, "machine": "n"}])
-    found = compact([{"section": "s1", **ABOUT}, {"section": "s2", **ABOUT, "commit": "d"}])
-    assert found["about"]["commit"] == "c, d"
+        compact([{**row, **ABOUT}, {**row, **ABOUT, "machine": "n"}])
+    other = {**kept({"rate": "x"}), "about": {**ABOUT, "machine": "n"}}
+    assert merged(other, kept({"rate": "y"})) == kept({"rate": "y"})
+
+
+def test_a_section_that_is_measured_again_replaces_itself_alone() -> None:
+    first = merged(merged(None, kept({"rate": "a"})), kept({"rate": "b"}, section="s2"))
+    assert [r["rate"] for r in first["rows"]] == ["a", "b"]
+    again = merged(first, kept({"rate": "c"}, {"rate": "d"}, commit="e"))
+    assert [(r["section"], r["rate"]) for r in again["rows"]] == [("s1", "c"), ("s1", "d"), ("s2", "b")]
+    assert {name: s["commit"] for name, s in again["sections"].items()} == {"s1": "e", "s2": "c"}
 
 
 def test_the_page_is_what_its_rows_say() -> None:
