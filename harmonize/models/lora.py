@@ -246,11 +246,11 @@ def without_adapters(model: nn.Module) -> nn.Module | None:
     made: dict[int, nn.Module] = {}
 
     def beside(module: Any) -> nn.Module:
-        while True:
-            inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
-            if inner is None:
-                break
-            module = inner
+        for name in (
+            "original_module",
+            "base_layer",
+        ):  # what peft keeps of a layer that is trained whole, or adapted
+            module = getattr(module, name, module)
         if id(module) not in made:
             twin = made[id(module)] = copy.copy(module)
             # parameters and buffers stay the same dicts: what moves the one moves the other
