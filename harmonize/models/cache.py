@@ -94,6 +94,13 @@ class TeacherCache:
             here: The same on the host, where it is at hand: to fetch it waits for the device.
         """
 
+    def check(self) -> None:
+        """Says what is wrong with the teacher itself, where something is; asked when a step went wrong.
+
+        Raises:
+            ModelError: States of a live teacher that fp16 cannot hold.
+        """
+
     @torch.no_grad()
     def top(self, cache_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The teacher's top k as (ids [A, k], values [A, k]), by value descending, then id."""
@@ -223,6 +230,7 @@ class LiveTeacher(TeacherCache):
     Args:
         run: Computes the fp16 hidden states of given examples' responses (their numbers in order), one [m, H] each.
         count: Says how many forward passes there were.
+        check: Refuses states that fp16 could not hold; on a GPU nobody else does.
     """
 
     def __init__(
@@ -231,9 +239,10 @@ class LiveTeacher(TeacherCache):
         targets: Mapping[str, tuple[int, ...]],
         run: Callable[[Sequence[int]], list[Tensor]],
         count: Callable[[], int],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(head, targets)
-        self._run, self._count = run, count
+        self._run, self._count, self._check = run, count, check
         self._bounds = torch.tensor([*self._starts.values(), self.positions], dtype=torch.long)
         self._there = self._bounds  # on the head's device
         self.forget()
@@ -248,6 +257,10 @@ class LiveTeacher(TeacherCache):
     def forwards(self) -> int:
         """Forward passes of the teacher that this process made."""
         return self._count()
+
+    def check(self) -> None:
+        """Refuses states that fp16 could not hold."""
+        self._check()
 
     def prepare(self, cache_index: Tensor, here: Tensor | None = None) -> None:
         """Computes the hidden states of every response that these rows belong to."""
@@ -307,6 +320,11 @@ class EnsembleCache(TeacherCache):
     def forwards(self) -> int:
         """Forward passes of all teachers that this process made."""
         return sum(member.forwards for member in self.members)
+
+    def check(self) -> None:
+        """Asks every teacher."""
+        for member in self.members:
+            member.check()
 
     def prepare(self, cache_index: Tensor, here: Tensor | None = None) -> None:
         """Announces the rows of the next step to every teacher."""

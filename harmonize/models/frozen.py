@@ -101,10 +101,9 @@ class FrozenTeacher:
         """Hidden states at the response positions of each request, or of those whose numbers are given, [m, H] each.
 
         What they begin with alike is looked for once, as long as `requests` is the same list. On a GPU nothing here
-        waits for it; states that fp16 cannot hold are refused at the next call.
+        waits for it: states that fp16 cannot hold are refused by `check`.
         """
         found: dict[int, Tensor] = {}
-        self._limit.check()
         for numbers, states in self._computed(requests, which):
             found.update(zip(numbers, states, strict=True))
         return [found[i] for i in (range(len(requests)) if which is None else which)]
@@ -123,6 +122,14 @@ class FrozenTeacher:
             done_rows += len(which) * self.shares.size  # the others are about as far
             if done is not None:
                 done(min(done_rows, len(requests)), len(requests))
+        self.check()
+
+    def check(self) -> None:
+        """Refuses what fp16 could not hold of what was computed since this was called last.
+
+        Raises:
+            ModelError: There were such states.
+        """
         self._limit.check()
 
     def _computed(

@@ -240,7 +240,8 @@ class adapters_off(contextlib.AbstractContextManager[None]):
 def without_adapters(model: nn.Module) -> nn.Module | None:
     """The base of a model with adapters, as modules of its own around the same tensors: no second copy of any weight.
 
-    None where a module's own forward was replaced, which would call the original's parts.
+    None where a module's own forward was replaced, which would call the original's parts, and with rotary frequencies
+    that follow the lengths read (`dynamic`): theirs is a state that the two would share by half.
     """
     wrapped: Any = model
     made: dict[int, nn.Module] = {}
@@ -259,8 +260,10 @@ def without_adapters(model: nn.Module) -> nn.Module | None:
         return made[id(module)]
 
     base: nn.Module = wrapped.get_base_model()
-    replaced = any("forward" in vars(module) for module in base.modules())
-    return None if replaced else beside(base)
+    for module in base.modules():
+        if "forward" in vars(module) or "dynamic" in str(getattr(module, "rope_type", "")):
+            return None
+    return beside(base)
 
 
 def is_adapter(name: str) -> bool:

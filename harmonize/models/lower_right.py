@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,18 @@ _NAME = "lower_right"
 _HALF = (torch.float16, torch.bfloat16)
 
 
+class Call(NamedTuple):
+    """What an attention layer was given."""
+
+    layer: Any
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+
+
 @contextmanager
-def without_mask(config: Any, past: Any = None) -> Iterator[list[nn.Module]]:
-    """Inside, a model of this configuration attends by `attention`. Yields the attention layers that were called.
+def without_mask(config: Any, past: Any = None) -> Iterator[list[Call]]:
+    """Inside, a model of this configuration attends by `attention`. Yields the calls, where there is no `past`.
 
     Args:
         config: Of the model.
@@ -31,25 +40,27 @@ def without_mask(config: Any, past: Any = None) -> Iterator[list[nn.Module]]:
     """
     from transformers import AttentionInterface
 
-    called: list[nn.Module] = []
+    calls: list[Call] = []
 
-    def counted(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any
+    def called(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
     ) -> tuple[Tensor, None]:
-        called.append(module)
         before = None
-        if past is not None:
+        if past is None:
+            calls.append(Call(module, key, value, attention_mask))
+        else:
             layer = past.layers[module.layer_idx]
             before = (layer.keys, layer.values)
-        return attention(module, query, key, value, mask, before=before, **more)
+        return attention(module, query, key, value, attention_mask, before=before, **more)
 
     known = config._attn_implementation
-    AttentionInterface.register(_NAME, counted)
+    AttentionInterface.register(_NAME, called)
     config._attn_implementation = _NAME
     try:
-        yield called
+        yield calls
     finally:
         config._attn_implementation = known
+        AttentionInterface.register(_NAME, attention)  # or what `called` holds would live on
 
 
 def worthwhile(config: Any, device: torch.device) -> bool:
@@ -71,25 +82,32 @@ def attention(
     """Attention in the form that transformers calls: causal, and all of the beginning.
 
     Args:
+        module: The layer that attends.
         query: [B, heads, T, D]. key, value: [B, groups, T, D] of the rows.
+        attention_mask: One that the model made by itself, over the beginning and the rows; None as a rule.
+        dropout, scaling: As transformers gives them.
         before: [1, groups, P, D] keys and values of the beginning.
 
     Returns:
         [B, T, heads, D].
     """
-    odd = any(more.get(name) is not None for name in ("softcap", "position_bias"))
+    odd = attention_mask is not None or any(
+        more.get(name) is not None for name in ("softcap", "position_bias")
+    )
     if before is not None:
         size = (key.shape[0], -1, -1, -1)
         first_key, first_value = (x.expand(size) for x in before)
-        if not odd and not dropout and merges(query, key):
+        if not odd and not dropout and merges(query, key, value):
             out = merged(query, key, value, first_key.contiguous(), first_value.contiguous(), scaling)
             return out.transpose(1, 2).contiguous(), None
         key, value = torch.cat([first_key, key], 2), torch.cat([first_value, value], 2)
     if odd:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-        mask = seen.tril(key.shape[2] - query.shape[2])[None, None]
+        mask = attention_mask
+        if mask is None:
+            seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+            mask = seen.tril(key.shape[2] - query.shape[2])[None, None]
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, mask, dropout, scaling, **more
         )
@@ -117,7 +135,7 @@ def _lower_right(query: Tensor, key: Tensor, value: Tensor, dropout: float, scal
     return out
 
 
-def merges(query: Tensor, key: Tensor) -> bool:
+def merges(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether cuDNN's kernel takes these: then the two parts apart are faster than flash attention over both."""
     if (
         not query.is_cuda
@@ -128,7 +146,7 @@ def merges(query: Tensor, key: Tensor) -> bool:
     from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 
     grouped = query.shape[1] != key.shape[1]
-    return bool(can_use_cudnn_attention(SDPAParams(query, key, key, None, 0.0, True, grouped)))
+    return bool(can_use_cudnn_attention(SDPAParams(query, key, value, None, 0.0, True, grouped)))
 
 
 def merged(

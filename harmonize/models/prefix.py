@@ -5,6 +5,7 @@ Saves (n - 1) P of n (P + T) tokens for n rows with P common ones: the instructi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonize.models.body import output_layer, text_config, unwrapped
-from harmonize.models.lower_right import without_mask, worthwhile
+from harmonize.models.lower_right import Call, without_mask, worthwhile
 
 LEAST = 32  # common tokens from which sharing pays for its own forward pass
 KEPT = 4  # beginnings whose keys and values are kept
@@ -100,15 +101,20 @@ def _read(model: nn.Module, ids: tuple[int, ...]) -> Any:
     """Keys and values of one row, and whether rows behind it can do without a mask (`maskless`)."""
     config = text_config(unwrapped(model))
     if worthwhile(config, next(model.parameters()).device):
-        with without_mask(config) as called:
+        with contextlib.suppress(Exception), without_mask(config) as calls:  # some models count on their mask
             cache = _filled(model, ids)
-        # a model that attends by itself would be left without any mask
-        if len(called) == len(cache.layers):
-            cache.maskless = True
-            return cache
+            if len(calls) == len(cache.layers) and all(_plain(call, cache) for call in calls):
+                cache.maskless = True
+                return cache
     cache = _filled(model, ids)
     cache.maskless = False
     return cache
+
+
+def _plain(call: Call, cache: Any) -> bool:
+    """Whether a layer attends to what its cache holds, and has no mask of its own."""
+    kept = cache.layers[call.layer.layer_idx]
+    return call.mask is None and call.key is kept.keys and call.value is kept.values
 
 
 def _filled(model: nn.Module, ids: tuple[int, ...]) -> Any:

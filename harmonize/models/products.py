@@ -7,7 +7,7 @@ chunked heads; none of them serves a loss on raw logits at selected ids).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 CHUNK_BYTES = 256 << 20  # of fp32 logits; thinner chunks waste the matrix units, thicker ones only memory
 GATHER_BYTES = 64 << 20  # of gathered rows of the weight
 _TILES = (64, 32)  # vocabulary entries whose maximum stands for them in the first stage of a selection
+_SORTED_TILES = (*_TILES, 16, 8)  # and of one by sorts, which take a multiple of what they sort
 _HALF = (torch.bfloat16, torch.float16)
 _FP32_OUTPUT = hasattr(torch.ops.aten.mm, "dtype")  # half-precision products that return fp32, on CUDA
 
@@ -229,7 +230,7 @@ def topk_by_sorting(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Stable sorts keep equal values in the order of their ids: of the tiles, of which the first k by maximum hold the
     list, and of what is in those.
     """
-    tile = _tile(k, values.shape[1])
+    tile = _tile(k, values.shape[1], _SORTED_TILES)
     if not tile:
         top, ids = values.sort(dim=1, descending=True, stable=True)
         return ids[:, :k], top[:, :k]
@@ -239,9 +240,9 @@ def topk_by_sorting(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return ids.gather(1, order[:, :k]), top[:, :k]
 
 
-def _tile(k: int, vocabulary: int) -> int:
+def _tile(k: int, vocabulary: int, tiles: Sequence[int] = _TILES) -> int:
     """Entries of a tile; 0 where one stage is as fast (measured on a CPU)."""
-    return next((tile for tile in _TILES if k * tile * 8 <= vocabulary), 0)
+    return next((tile for tile in tiles if k * tile * 8 <= vocabulary), 0)
 
 
 def _maxima(values: Tensor, tile: int) -> Tensor:

@@ -214,24 +214,24 @@ def _file_hashes(paths: Sequence[Path]) -> list[str]:
     """Of each file the SHA-256 of the SHA-256 of its blocks; blocks of all files are hashed side by side."""
     own = threading.local()
 
-    def digest(block: tuple[int, int]) -> bytes:
+    def digest(block: tuple[Path, int]) -> bytes:
         if not hasattr(own, "buffer"):  # fresh memory for every block costs as much as its hash
             own.buffer = memoryview(bytearray(_BLOCK))
-        read = os.preadv(block[0], [own.buffer], block[1])
+        path, start = block
+        with path.open("rb") as file:
+            read = os.preadv(file.fileno(), [own.buffer], start)
         return hashlib.sha256(own.buffer[:read]).digest()
 
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(path.open("rb")).fileno() for path in paths]
-        starts = [range(0, path.stat().st_size, _BLOCK) for path in paths]
-        blocks = [
-            (file, start) for file, own_starts in zip(files, starts, strict=True) for start in own_starts
-        ]
-        workers = min(len(blocks), 16, os.cpu_count() or 1)
-        if max(map(len, starts), default=0) < 2 or workers < 2:
-            found = iter([digest(block) for block in blocks])
-        else:
-            found = stack.enter_context(ThreadPoolExecutor(workers)).map(digest, blocks)
-        return [hashlib.sha256(b"".join(itertools.islice(found, len(s)))).hexdigest() for s in starts]
+    starts = [range(0, path.stat().st_size, _BLOCK) for path in paths]
+    blocks = [(path, start) for path, of_path in zip(paths, starts, strict=True) for start in of_path]
+    workers = min(len(blocks), 16, os.cpu_count() or 1)
+    if max(map(len, starts), default=0) < 2 or workers < 2:
+        found = [digest(block) for block in blocks]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(digest, blocks))
+    digests = iter(found)
+    return [hashlib.sha256(b"".join(itertools.islice(digests, len(s)))).hexdigest() for s in starts]
 
 
 def _plain_hash(path: Path) -> str:

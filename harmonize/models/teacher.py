@@ -130,6 +130,7 @@ def build_teacher_cache(
             {r.example_id: r.target or () for r in known},
             lambda which: teacher.hidden(known, which),
             lambda: teacher.forwards,
+            teacher.check,
         ).noted(note)
     key, folder, kept = place(mode)
     frozen = head.frozen(clone=head.weight.requires_grad)

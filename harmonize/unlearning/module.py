@@ -202,7 +202,7 @@ class UnlearningModule(L.LightningModule):
         figures = self._parts.combiner.finish(tools)
         scale = self._gradient_scale()
         norm = self._engine.clip(scale or 1.0)
-        together = torch.stack(list(raw.values())).tolist() if raw else []
+        together = torch.stack([v.reshape(()) for v in raw.values()]).tolist() if raw else []
         values = self._reduce(dict(zip(raw, together, strict=True)))
         # of all ranks: they stop together or not at all. A scaler that overflowed leaves this step out by itself, and
         # tries a smaller scale
@@ -321,6 +321,8 @@ class UnlearningModule(L.LightningModule):
     def _refuse(
         self, raw: Mapping[tuple[str, str], float], batches: Sequence[Batch], total: Denominators, step: int
     ) -> None:
+        if (teacher := self._parts.forward.teacher) is not None:
+            teacher.check()
         bad = [loss_name(*key) for key, v in raw.items() if not math.isfinite(v)]
         what = "the loss"
         if not bad:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from harmonize.models.filling import fill_teacher
 from harmonize.models.frozen import TeacherRequest
 from harmonize.models.head import Head
 from harmonize.models.shares import ALONE
+from harmonize.models.store import read_folder, write_folder
 
 TARGETS = [(4, 5), (6,), (7, 8, 9)]
 
@@ -67,3 +70,18 @@ def test_a_failure_while_writing_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="no space"), filling._writing({"x": Full()}, aside=True) as write:  # type: ignore[dict-item]
         write(np.array([0]), {"x": torch.zeros(1)})
+
+
+def test_more_arrays_than_files_may_be_open(tmp_path: Path) -> None:
+    def fill(work: Path) -> None:
+        for i in range(60):
+            np.save(work / f"x{i:03d}.npy", np.arange(i))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        write_folder(tmp_path / "many", "key", fill)
+        found = read_folder(tmp_path / "many", "key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [len(found[f"x{i:03d}"]) for i in range(60)] == list(range(60))

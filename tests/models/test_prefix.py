@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+import transformers as tf
 
 from harmonize.data.batch import Row, collate
 from harmonize.models import lower_right
@@ -16,7 +19,7 @@ from harmonize.models.body import answer_hidden
 from harmonize.models.frozen import TeacherRequest
 from harmonize.models.prefix import SharedPrefix, alike
 from tests.models.test_teacher import build
-from tests.models.tiny import V, tiny
+from tests.models.tiny import COMMON, V, tiny
 
 
 def told(prefix: int, count: int = 5, rest: int = 6) -> list[TeacherRequest]:
@@ -123,3 +126,49 @@ def test_a_model_that_attends_by_itself_keeps_its_mask(monkeypatch: pytest.Monke
     assert not found.maskless
     for a, b in zip(found.layers, expected.layers, strict=True):
         torch.testing.assert_close(a.keys, b.keys)
+
+
+OWN_WAYS = {
+    # keys are made of what the cache holds
+    "latent": lambda: tf.DeepseekV3ForCausalLM(
+        tf.DeepseekV3Config(
+            **{**COMMON, "num_key_value_heads": 4},
+            kv_lora_rank=8,
+            q_lora_rank=8,
+            qk_nope_head_dim=8,
+            qk_rope_head_dim=8,
+            v_head_dim=8,
+            first_k_dense_replace=2,
+        )
+    ),
+    "counts on its mask": lambda: tf.FalconForCausalLM(
+        tf.FalconConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True)
+    ),
+    "a mask of its own": lambda: tf.DogeForCausalLM(tf.DogeConfig(**COMMON)),
+}
+
+
+@pytest.mark.parametrize("name", OWN_WAYS)
+def test_models_that_attend_in_their_own_way_keep_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, ids = OWN_WAYS[name]().eval(), tuple(range(3, 13))
+    rows = collate([Row(f"e{i}", "forget", "", (5, 6 + i), (8, 9, 2)) for i in range(3)], 0)
+    with torch.no_grad():
+        expected = answer_hidden(model, rows, past=SharedPrefix().keys_of(model, ids))
+        monkeypatch.setattr(prefix_module, "worthwhile", lambda *_: True)
+        past = SharedPrefix().keys_of(model, ids)
+        assert not past.maskless
+        torch.testing.assert_close(answer_hidden(model, rows, past=past), expected)
+
+
+def test_nothing_of_a_model_is_held_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_module, "worthwhile", lambda *_: True)
+    model = tiny("llama").eval()
+    past = SharedPrefix().keys_of(model, range(3, 13))
+    batch = collate([Row("e", "forget", "", (5, 6), (8, 2))], 0)
+    with torch.no_grad():
+        answer_hidden(model, batch, past=past)
+    held = [weakref.ref(model), weakref.ref(past.layers[0])]
+    del model, past
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]

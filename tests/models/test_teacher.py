@@ -12,7 +12,7 @@ from harmonize.data.batch import Row, collate
 from harmonize.errors import ConfigError, ModelError, RunError
 from harmonize.models import teacher as teacher_module
 from harmonize.models.body import answer_hidden
-from harmonize.models.frozen import TeacherRequest
+from harmonize.models.frozen import Fp16Limit, TeacherRequest
 from harmonize.models.generate import greedy
 from harmonize.models.head import Head
 from harmonize.models.lora import adapters_off, apply_peft
@@ -238,6 +238,23 @@ def test_a_failure_while_filling_leaves_nothing(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(ModelError, match="fp16"):
         build(tiny("llama"), tmp_path)
     assert list((tmp_path / "teacher").iterdir()) == []
+
+
+def test_a_live_teacher_that_fp16_cannot_hold_says_so_when_it_is_asked_why(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """As on a GPU, where nobody looks at the states before the loss is not finite."""
+    model = tiny("llama")
+    live = build(model, tmp_path, mode="none")
+    monkeypatch.setattr("harmonize.models.frozen.FP16_LIMIT", 1e-3)
+    with pytest.raises(ModelError, match="fp16"):
+        live.logits(torch.arange(2))
+    live.forget()
+    monkeypatch.setattr(Fp16Limit, "note", lambda self, hidden: setattr(self, "_peak", hidden.abs().amax()))
+    live.logits(torch.arange(2))
+    with pytest.raises(ModelError, match="fp16"):
+        live.check()
+    live.check()  # it was said
 
 
 def test_another_process_was_first(tmp_path: Path, monkeypatch) -> None:

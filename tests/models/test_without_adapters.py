@@ -60,3 +60,9 @@ def test_a_module_whose_forward_was_replaced_is_not_copied() -> None:
     layer = model.get_base_model().model.layers[0]
     layer.forward = layer.forward
     assert without_adapters(model) is None
+
+
+def test_frequencies_that_follow_the_lengths_are_not_shared() -> None:
+    model = adapted("llama")
+    model.get_base_model().model.rotary_emb.rope_type = "dynamic"
+    assert without_adapters(model) is None
