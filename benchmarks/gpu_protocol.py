@@ -240,6 +240,8 @@ def main() -> int:
     names = given.only.split(",")
     if unknown := [n for n in names if n not in SECTIONS]:
         options.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        options.error("this torch sees no GPU; to see whether the protocol runs: --device cpu --tiny")
     device = torch.device(given.device)
     dtype = getattr(torch, given.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     if device.type == "cpu":

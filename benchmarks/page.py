@@ -209,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     given = options.parse_args(argv)
     if given.keep:
+        if not Path(given.keep[0]).is_file():
+            options.error(f"there is no file {given.keep[0]}")
         lines = Path(given.keep[0]).read_text(encoding="utf-8").splitlines()
         kept = RESULTS / f"{given.keep[1]}.json"
         before = load(given.keep[1]) if kept.exists() else None
