@@ -66,7 +66,7 @@ def s1(place: Place) -> Iterator[dict[str, Any]]:
 
 
 def memory(place: Place, name: str) -> Iterator[dict[str, Any]]:
-    """Peak memory growth of a step, each arm in fresh processes."""
+    """Peak memory growth of a step, each arm in a fresh process."""
     rows = make_rows(WORKS[name], SHAPES[name].vocabulary)
     about = {**facts(place, SHAPES[name], rows, WORKS[name], False), "shape": name}
     for arm in ("bidirectional", "supervised", "answer-only", "stock"):
@@ -192,7 +192,7 @@ def _loss_alone(shape: Shape, arm: str) -> Step:
 
 
 def in_fresh_process(name: str, arm: str) -> int:
-    """Bytes by which steps of an arm raise the high-water mark, the median of three fresh processes.
+    """Bytes by which steps of an arm raise the high-water mark.
 
     Every larger block is mapped by itself and given back when it is freed: what glibc keeps for later differs from
     process to process by a factor of four.

@@ -247,10 +247,8 @@ def without_adapters(model: nn.Module) -> nn.Module | None:
     made: dict[int, nn.Module] = {}
 
     def beside(module: Any) -> nn.Module:
-        for name in (
-            "original_module",
-            "base_layer",
-        ):  # what peft keeps of a layer that is trained whole, or adapted
+        # what peft keeps of a layer that is trained whole, or adapted
+        for name in ("original_module", "base_layer"):
             module = getattr(module, name, module)
         if id(module) not in made:
             twin = made[id(module)] = copy.copy(module)

@@ -95,12 +95,9 @@ def attention(
         more.get(name) is not None for name in ("softcap", "position_bias")
     )
     if before is not None:
-        size = (key.shape[0], -1, -1, -1)
-        first_key, first_value = (x.expand(size) for x in before)
         if not odd and not dropout and merges(query, key, value):
-            out = merged(query, key, value, first_key.contiguous(), first_value.contiguous(), scaling)
-            return out.transpose(1, 2).contiguous(), None
-        key, value = torch.cat([first_key, key], 2), torch.cat([first_value, value], 2)
+            return merged(query, key, value, *before, scaling).transpose(1, 2).contiguous(), None
+        key, value = joined(before[0], key), joined(before[1], value)
     if odd:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -113,6 +110,11 @@ def attention(
         )
         return found
     return _lower_right(query, key, value, dropout, scaling).transpose(1, 2).contiguous(), None
+
+
+def joined(first: Tensor, rows: Tensor) -> Tensor:
+    """Keys or values [1, groups, P, D] that every row begins with, and the rows' own [B, groups, T, D], as one."""
+    return torch.cat([first.expand(len(rows), -1, -1, -1), rows], 2)
 
 
 def _lower_right(query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None) -> Tensor:
@@ -153,6 +155,7 @@ def merged(
     query: Tensor, key: Tensor, value: Tensor, first_key: Tensor, first_value: Tensor, scaling: float | None
 ) -> Tensor:
     """[B, heads, T, D] from attention to the beginning and to the row, weighted by the sums of their softmaxes."""
+    first_key, first_value = (x.expand(len(query), -1, -1, -1).contiguous() for x in (first_key, first_value))
     first, first_sum = with_sums(query, first_key, first_value, False, scaling)
     own, own_sum = with_sums(query, key, value, True, scaling)
     return torch.lerp(own, first, torch.sigmoid(first_sum - own_sum).to(own.dtype))

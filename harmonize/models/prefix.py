@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonize.models.body import output_layer, text_config, unwrapped
-from harmonize.models.lower_right import Call, without_mask, worthwhile
+from harmonize.models.lower_right import Call, joined, without_mask, worthwhile
 
 LEAST = 32  # common tokens from which sharing pays for its own forward pass
 KEPT = 4  # beginnings whose keys and values are kept
@@ -89,8 +89,7 @@ class SharedPrefix:
 
 def _lend(keys: Tensor, values: Tensor, more_keys: Tensor, more_values: Tensor, *_: Any, **__: Any) -> Any:
     """What a cache layer's `update` returns, for rows that all begin with the one whose [1, G, P, D] are given."""
-    size = (more_keys.shape[0], -1, -1, -1)
-    return torch.cat([keys.expand(size), more_keys], -2), torch.cat([values.expand(size), more_values], -2)
+    return joined(keys, more_keys), joined(values, more_values)
 
 
 def _alone(keys: Tensor, values: Tensor, *_: Any, **__: Any) -> Any:
